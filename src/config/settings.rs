@@ -1,0 +1,141 @@
+//! The configuration as the rest of the crate sees it: checked, resolved, free of serde.
+//!
+//! Made only by [`super::load`]. Whatever is in here is possible: durations are positive, addresses
+//! parse, exactly the right certificate sources are named. What a *file on disk* holds (is the key
+//! readable, does it belong to the certificate) is not checked here but when it is loaded.
+
+use std::fmt;
+use std::net::SocketAddr;
+use std::path::PathBuf;
+use std::time::Duration;
+
+/// Everything that `run` needs. One value, immutable, shared by all.
+#[derive(Clone, Debug)]
+pub struct Settings {
+    pub listen: Vec<Listen>,
+    pub tls: Tls,
+    pub backend: Backend,
+    pub limits: Limits,
+    pub timeouts: Timeouts,
+    /// `None`: no HTTP listener is opened.
+    pub metrics: Option<Metrics>,
+    pub log: Log,
+}
+
+/// One address on which mail clients are served. `[::]:993` also takes IPv4 (dual stack).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Listen {
+    pub address: SocketAddr,
+}
+
+#[derive(Clone, Debug)]
+pub struct Tls {
+    /// The pair named by the operator.
+    pub certificate: Option<CertificateFiles>,
+    /// Made by ourselves. With `certificate` set as well it is what serves while those files do not
+    /// exist. At least one of the two is set.
+    pub self_signed: Option<SelfSigned>,
+    pub min_version: MinVersion,
+}
+
+/// PEM files: the chain, leaf first, and its private key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CertificateFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct SelfSigned {
+    /// DNS names and IP addresses that the leaf is good for; never empty.
+    pub names: Vec<String>,
+    /// Where the CA, the leaf and their keys are kept.
+    pub dir: PathBuf,
+}
+
+/// The oldest TLS version that is spoken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum MinVersion {
+    Tls12,
+    Tls13,
+}
+
+#[derive(Clone, Debug)]
+pub struct Backend {
+    /// Tried in this order; never empty.
+    pub servers: Vec<Server>,
+    pub capabilities: Capabilities,
+    /// For one server, all of its addresses together.
+    pub connect_timeout: Duration,
+}
+
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Server {
+    pub address: HostPort,
+}
+
+/// A DNS name or an IP address, and a port. Prints as written: `legacy:143`, `[::1]:143`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HostPort {
+    /// Without the brackets of an IPv6 address.
+    pub host: String,
+    pub port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
+}
+
+/// What the operator changes in the backend's capability list, in upper case.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Capabilities {
+    pub hide: Vec<String>,
+    pub add: Vec<String>,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Limits {
+    /// Sessions at one time, in all.
+    pub connections: usize,
+    /// Bytes of one command line before login, without its literals.
+    pub line: usize,
+    /// Bytes of one literal before login.
+    pub literal: usize,
+    /// Bytes of one SASL message, base64, before login.
+    pub sasl: usize,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Timeouts {
+    pub handshake: Duration,
+    pub login: Duration,
+    pub backend_greeting: Duration,
+    pub backend_login: Duration,
+    pub idle: Duration,
+    pub write: Duration,
+    pub half_closed: Duration,
+    pub drain: Duration,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Metrics {
+    pub address: SocketAddr,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Log {
+    pub level: tracing::Level,
+    pub format: LogFormat,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}

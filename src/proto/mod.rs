@@ -1,0 +1,3 @@
+//! Protocols as values: bytes and `now` in, actions out.
+
+pub mod imap;
