@@ -10,7 +10,9 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use rustls::pki_types::ServerName;
-use rustls::{ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion};
+use rustls::{
+    ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
+};
 
 use super::wait::PATIENCE;
 
@@ -75,7 +77,8 @@ impl Client {
     pub fn tls(address: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
         let tcp = dial(address)?;
         let name = ServerName::try_from(name.to_owned()).expect("the test gives a name");
-        let connection = ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
+        let connection =
+            ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
         let mut stream = StreamOwned::new(connection, tcp);
         while stream.conn.is_handshaking() {
             stream.conn.complete_io(&mut stream.sock)?;
@@ -187,7 +190,11 @@ impl Client {
     pub fn exactly(&mut self, count: usize) -> Vec<u8> {
         let deadline = Instant::now() + PATIENCE;
         while self.pending.len() < count {
-            assert!(self.read_more(deadline), "ended after {} of {count} bytes", self.pending.len());
+            assert!(
+                self.read_more(deadline),
+                "ended after {} of {count} bytes",
+                self.pending.len()
+            );
         }
         self.pending.drain(..count).collect()
     }

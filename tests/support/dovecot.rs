@@ -1,15 +1,13 @@
 //! A real Dovecot from a temporary folder, as the legacy server: plaintext IMAP, Maildir, STARTTLS on
 //! offer. Users: `alice` and `bob`, password `secret`. Up in about 50 ms.
 
-use std::fs;
 use std::io::{BufRead, BufReader, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::time::Duration;
-
-use rustix::process::Signal;
+use std::time::{Duration, Instant};
+use std::{fs, thread};
 
 use super::certificates::Certificates;
 use super::process::Process;
@@ -98,7 +96,8 @@ impl Dovecot {
                 dovecot.wait_for_connections(0);
                 return dovecot;
             }
-            let said = process.text() + &fs::read_to_string(path.join("dovecot.log")).unwrap_or_default();
+            let said =
+                process.text() + &fs::read_to_string(path.join("dovecot.log")).unwrap_or_default();
             // Somebody else was quicker to take the port: another one, then.
             assert!(said.contains("Address already in use"), "Dovecot does not start:\n{said}");
         }
@@ -133,7 +132,9 @@ impl Dovecot {
     /// Waits until the backend has exactly `count` connections.
     #[track_caller]
     pub fn wait_for_connections(&self, count: usize) {
-        within(PATIENCE, &format!("{count} connections in Dovecot"), || self.connections() == count);
+        within(PATIENCE, &format!("{count} connections in Dovecot"), || {
+            self.connections() == count
+        });
     }
 
     fn maildir(&self, user: &str) -> PathBuf {
@@ -176,29 +177,24 @@ impl Backend for Dovecot {
 
 impl Drop for Dovecot {
     fn drop(&mut self) {
-        if std::thread::panicking() {
+        if thread::panicking() {
             eprintln!("--- Dovecot's log:\n{}\n---", self.log());
         }
-        if self.process.exited().is_none() {
-            // The master takes its children with it; SIGKILL would leave them behind.
-            self.process.signal(Signal::TERM);
-            let start = std::time::Instant::now();
-            while self.process.exited().is_none() && start.elapsed() < Duration::from_secs(10) {
-                std::thread::sleep(Duration::from_millis(5));
-            }
-        }
+        // The master with its children, which share its process group: asked nicely it takes a second,
+        // and nothing in the folder outlives the test anyway.
+        self.process.kill_group();
     }
 }
 
 /// False when Dovecot ended instead.
 fn wait_for_greeting(process: &mut Process, address: SocketAddr) -> bool {
-    let start = std::time::Instant::now();
+    let start = Instant::now();
     while process.exited().is_none() {
         assert!(start.elapsed() < PATIENCE, "Dovecot does not greet:\n{}", process.text());
         if greets(address).unwrap_or(false) {
             return true;
         }
-        std::thread::sleep(Duration::from_millis(5));
+        thread::sleep(Duration::from_millis(5));
     }
     false
 }

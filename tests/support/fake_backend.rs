@@ -72,8 +72,9 @@ impl FakeBackend {
                 if let Ok(clone) = stream.try_clone() {
                     server.streams.lock().unwrap().insert(number, clone);
                 }
-                let mut session =
-                    Session { stream, pending: Vec::new(), number, shared: Arc::clone(&server) };
+                let shared = Arc::clone(&server);
+                let pending = Vec::new();
+                let mut session = Session { stream, pending, number, reset: false, shared };
                 let script = Arc::clone(&script);
                 thread::spawn(move || {
                     script(&mut session);
@@ -182,6 +183,7 @@ pub struct Session {
     pending: Vec<u8>,
     /// Counts the connections from 0.
     pub number: usize,
+    reset: bool,
     shared: Arc<Shared>,
 }
 
@@ -228,8 +230,22 @@ impl Session {
         let _ = self.stream.shutdown(Shutdown::Write);
     }
 
+    /// FIN, then reads until the other end closes too: what was sent is not lost in a reset.
+    pub fn linger(&mut self) {
+        if !self.reset {
+            self.half_close();
+            self.drain();
+        }
+    }
+
+    /// Ends the connection now, both ways.
+    pub fn shut(&mut self) {
+        let _ = self.stream.shutdown(Shutdown::Both);
+    }
+
     /// The connection ends with a reset when the script returns.
     pub fn reset(&mut self) {
+        self.reset = true;
         let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         self.shared.streams.lock().unwrap().remove(&self.number);
     }
@@ -281,6 +297,9 @@ impl Session {
                 "ID" => format!("* ID (\"name\" \"legacy\")\r\n{tag} OK done\r\n"),
                 "LOGIN" if right() => format!("{tag} OK Logged in\r\n"),
                 "LOGIN" => format!("{tag} NO [AUTHENTICATIONFAILED] no such luck\r\n"),
+                "AUTHENTICATE" if command.arguments.first().is_none_or(|name| name != b"PLAIN") => {
+                    format!("{tag} NO unknown mechanism\r\n")
+                }
                 "AUTHENTICATE" => {
                     if command.arguments.len() < 2 {
                         self.send("+ \r\n");

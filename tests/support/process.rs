@@ -7,7 +7,7 @@ use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
 
-use rustix::process::{Pid, Signal, kill_process};
+use rustix::process::{Pid, Signal, kill_process, kill_process_group};
 
 use super::wait::PATIENCE;
 
@@ -75,9 +75,16 @@ impl Process {
 
     pub fn signal(&self, signal: Signal) {
         if self.status.is_none() {
-            let pid = i32::try_from(self.child.id()).expect("a Linux process id fits");
-            kill_process(Pid::from_raw(pid).expect("a process id is not 0"), signal)
+            kill_process(Pid::from_child(&self.child), signal)
                 .unwrap_or_else(|e| panic!("cannot signal {}: {e}", self.name));
+        }
+    }
+
+    /// Kills it and whatever it has started, and waits for its end.
+    pub fn kill_group(&mut self) {
+        if self.status.is_none() {
+            let _ = kill_process_group(Pid::from_child(&self.child), Signal::KILL);
+            self.wait(PATIENCE);
         }
     }
 
@@ -125,8 +132,9 @@ impl Process {
     pub fn cpu_time(&self) -> Duration {
         let stat = fs::read_to_string(format!("/proc/{}/stat", self.pid())).expect("it runs");
         // After the name in brackets, which may hold spaces: state is field 3, utime 14, stime 15.
-        let fields: Vec<&str> =
-            stat[stat.rfind(')').expect("the name is bracketed") + 1..].split_whitespace().collect();
+        let fields: Vec<&str> = stat[stat.rfind(')').expect("the name is bracketed") + 1..]
+            .split_whitespace()
+            .collect();
         let ticks: u64 = fields[11].parse::<u64>().unwrap() + fields[12].parse::<u64>().unwrap();
         Duration::from_millis(ticks * 10) // a tick is 10 ms on every Linux (USER_HZ)
     }

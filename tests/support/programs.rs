@@ -15,9 +15,7 @@ pub fn program(name: &str, package: &str) -> PathBuf {
         .map(|folder| folder.join(name))
         .find(|candidate| Path::is_file(candidate))
         .unwrap_or_else(|| {
-            panic!(
-                "this test needs `{name}`: apt-get install -y --no-install-recommends {package}"
-            )
+            panic!("this test needs `{name}`: apt-get install -y --no-install-recommends {package}")
         })
 }
 

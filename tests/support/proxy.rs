@@ -1,12 +1,12 @@
 //! The binary under test, with a configuration, ports, log and metrics of its own.
 
-use std::cell::RefCell;
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
 use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 use std::{env, fs, io, thread};
 
@@ -20,7 +20,7 @@ use super::process::Process;
 use super::wait::{PATIENCE, within};
 
 /// What a proxy can stand in front of.
-pub trait Backend {
+pub trait Backend: Sync {
     /// `host:port` for the configuration.
     fn address(&self) -> String;
 
@@ -61,6 +61,7 @@ pub struct Starting<'a> {
     backend: &'a dyn Backend,
     config: Yaml,
     ready: bool,
+    fixed: Option<[SocketAddr; 2]>,
     descriptors: Option<usize>,
     stdout: Option<Stdio>,
     environment: BTreeMap<String, String>,
@@ -88,11 +89,23 @@ impl<'a> Starting<'a> {
         self
     }
 
-    /// Standard output goes elsewhere; then the ports must be given in the configuration.
+    /// Ports chosen beforehand, not learned from the log: for logs that are text or that are lost.
+    #[must_use]
+    pub fn fixed_ports(mut self) -> Self {
+        let (imaps, metrics) = (free_port(), free_port());
+        self.fixed =
+            Some([imaps, metrics].map(|port| SocketAddr::from((Ipv4Addr::LOCALHOST, port))));
+        self.config(&format!(
+            "{{ listen: [{{ address: '127.0.0.1:{imaps}' }}], \
+             metrics: {{ address: '127.0.0.1:{metrics}' }} }}"
+        ))
+    }
+
+    /// Standard output goes elsewhere.
     #[must_use]
     pub fn stdout(mut self, stdout: Stdio) -> Self {
         self.stdout = Some(stdout);
-        self
+        self.fixed_ports()
     }
 
     #[must_use]
@@ -131,29 +144,26 @@ impl<'a> Starting<'a> {
         };
         command.arg("run").arg("--config").arg(&file).current_dir(folder.path());
         command.envs(&self.environment);
-        let piped = self.stdout.is_none();
-        let mut process =
-            Process::start_with(&mut command, self.stdout.unwrap_or_else(Stdio::piped));
-        let (imaps, metrics) = if piped {
-            let listening = |service: &'static str| {
-                move |lines: &[String]| {
+        let stdout = self.stdout.unwrap_or_else(Stdio::piped);
+        let mut process = Process::start_with(&mut command, stdout);
+        let [imaps, metrics] = self.fixed.unwrap_or_else(|| {
+            ["imaps", "metrics"].map(|service| {
+                process.wait_for(&format!("\"listening\" for {service}"), |lines| {
                     lines.iter().filter_map(|line| LogLine::parse(line)).find_map(|line| {
                         (line.message() == "listening" && line.field("service") == service)
                             .then(|| line.field("address").parse().expect("an address"))
                     })
-                }
-            };
-            let imaps = process.wait_for("listening (imaps)", listening("imaps"));
-            (imaps, process.wait_for("listening (metrics)", listening("metrics")))
-        } else {
-            let address = |value: &Yaml| value.as_str().and_then(|text| text.parse().ok());
-            let imaps = address(&config["listen"][0]["address"]).expect("fixed by the test");
-            let metrics = address(&config["metrics"]["address"]).expect("fixed by the test");
-            within(PATIENCE, "the proxy listens", || TcpStream::connect(metrics).is_ok());
-            (imaps, metrics)
-        };
+                })
+            })
+        });
+        if self.fixed.is_some() {
+            within(PATIENCE, "the proxy listens", || {
+                assert!(process.exited().is_none(), "the proxy ended:\n{}", process.text());
+                TcpStream::connect(metrics).is_ok()
+            });
+        }
         let proxy = Proxy {
-            process: RefCell::new(process),
+            process: Mutex::new(process),
             backend: self.backend,
             imaps,
             metrics,
@@ -163,11 +173,7 @@ impl<'a> Starting<'a> {
         };
         if self.ready {
             within(PATIENCE, "the proxy is ready", || {
-                assert!(
-                    proxy.process.borrow_mut().exited().is_none(),
-                    "the proxy ended:\n{}",
-                    proxy.text()
-                );
+                assert!(proxy.process().exited().is_none(), "the proxy ended:\n{}", proxy.text());
                 proxy.get("/readyz").0 == 200
             });
         }
@@ -177,7 +183,7 @@ impl<'a> Starting<'a> {
 
 /// A running proxy. When a test fails its log is printed.
 pub struct Proxy<'a> {
-    process: RefCell<Process>,
+    process: Mutex<Process>,
     backend: &'a dyn Backend,
     pub imaps: SocketAddr,
     pub metrics: SocketAddr,
@@ -198,6 +204,7 @@ impl<'a> Proxy<'a> {
             backend,
             config: Yaml::Null,
             ready: true,
+            fixed: None,
             descriptors: None,
             stdout: None,
             environment: BTreeMap::new(),
@@ -277,9 +284,9 @@ impl<'a> Proxy<'a> {
     pub fn sum(&self, family: &str, labels: &[&str]) -> f64 {
         let whole = |name: &str| name.split('{').next() == Some(family);
         let all = self.series();
-        let chosen = all.iter().filter(|(name, _)| {
-            whole(name) && labels.iter().all(|label| name.contains(label))
-        });
+        let chosen = all
+            .iter()
+            .filter(|(name, _)| whole(name) && labels.iter().all(|label| name.contains(label)));
         chosen.map(|(_, value)| value).sum()
     }
 
@@ -310,9 +317,14 @@ impl<'a> Proxy<'a> {
         });
     }
 
+    /// Also after a panic with the lock in hand: the log is wanted then.
+    fn process(&self) -> MutexGuard<'_, Process> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
     /// Every line of the log that is JSON.
     pub fn log(&self) -> Vec<LogLine> {
-        self.process.borrow().lines().iter().filter_map(|line| LogLine::parse(line)).collect()
+        self.process().lines().iter().filter_map(|line| LogLine::parse(line)).collect()
     }
 
     /// The log lines of sessions that have ended.
@@ -327,23 +339,23 @@ impl<'a> Proxy<'a> {
 
     /// The log as it is.
     pub fn text(&self) -> String {
-        self.process.borrow().text()
+        self.process().text()
     }
 
     pub fn fd_count(&self) -> usize {
-        self.process.borrow().fd_count()
+        self.process().fd_count()
     }
 
     pub fn rss(&self) -> u64 {
-        self.process.borrow().rss()
+        self.process().rss()
     }
 
     pub fn cpu_time(&self) -> Duration {
-        self.process.borrow().cpu_time()
+        self.process().cpu_time()
     }
 
     pub fn running(&self) -> bool {
-        self.process.borrow_mut().exited().is_none()
+        self.process().exited().is_none()
     }
 
     /// SIGTERM; does not wait.
@@ -352,12 +364,12 @@ impl<'a> Proxy<'a> {
     }
 
     pub fn signal(&self, signal: Signal) {
-        self.process.borrow().signal(signal);
+        self.process().signal(signal);
     }
 
     #[track_caller]
     pub fn wait(&mut self, limit: Duration) -> ExitStatus {
-        self.process.borrow_mut().wait(limit)
+        self.process().wait(limit)
     }
 
     /// Stops it in the orderly way: exit code 0 in time, no panic and no ERROR in the log, and no
