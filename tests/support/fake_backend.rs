@@ -74,7 +74,8 @@ impl FakeBackend {
                 }
                 let shared = Arc::clone(&server);
                 let pending = Vec::new();
-                let mut session = Session { stream, pending, number, reset: false, shared };
+                let mut session =
+                    Session { stream, pending, number, reset: false, stopped: false, shared };
                 let script = Arc::clone(&script);
                 thread::spawn(move || {
                     script(&mut session);
@@ -184,6 +185,7 @@ pub struct Session {
     /// Counts the connections from 0.
     pub number: usize,
     reset: bool,
+    stopped: bool,
     shared: Arc<Shared>,
 }
 
@@ -243,9 +245,15 @@ impl Session {
         let _ = self.stream.shutdown(Shutdown::Both);
     }
 
+    /// No more commands are read; [`Session::serve`] returns.
+    pub fn stop(&mut self) {
+        self.stopped = true;
+    }
+
     /// The connection ends with a reset when the script returns.
     pub fn reset(&mut self) {
         self.reset = true;
+        self.stopped = true;
         let _ = socket2::SockRef::from(&self.stream).set_linger(Some(Duration::ZERO));
         self.shared.streams.lock().unwrap().remove(&self.number);
     }
@@ -282,7 +290,9 @@ impl Session {
     /// Answers commands until LOGOUT or the end; `hook` sees each first and returns true if it has
     /// dealt with it.
     pub fn serve(&mut self, capabilities: &str, hook: &dyn Fn(&mut Session, &Command) -> bool) {
-        while let Some(command) = self.command() {
+        while !self.stopped
+            && let Some(command) = self.command()
+        {
             if command.name == "LOGIN" && command.arguments.len() == 2 {
                 let pair = (command.arguments[0].clone(), command.arguments[1].clone());
                 self.shared.logins.lock().unwrap().push(pair);
