@@ -497,8 +497,8 @@ fn large_message_is_fetched_octet_for_octet_by_many_at_once() {
         for _ in 0..4 {
             scope.spawn(|| {
                 let mut client: Client = proxy.logged_in();
-                assert!(client.result("SELECT INBOX").starts_with("OK"));
-                client.send("f FETCH 1 BODY[]\r\n");
+                assert!(client.result("EXAMINE INBOX").starts_with("OK"));
+                client.send("f FETCH 1 BODY.PEEK[]\r\n");
                 client.expect(&format!("* 1 FETCH (BODY[] {{{}}}", message.len()));
                 assert!(client.exactly(message.len()) == message);
                 client.until("f OK");

@@ -60,6 +60,7 @@ pub fn free_port() -> u16 {
 pub struct Starting<'a> {
     backend: &'a dyn Backend,
     config: Yaml,
+    certificates: bool,
     ready: bool,
     fixed: Option<[SocketAddr; 2]>,
     descriptors: Option<usize>,
@@ -72,6 +73,13 @@ impl<'a> Starting<'a> {
     #[must_use]
     pub fn config(mut self, yaml: &str) -> Self {
         merge(&mut self.config, serde_yaml::from_str(yaml).expect("the test's YAML is YAML"));
+        self
+    }
+
+    /// Leaves out the harness's certificate; the test's configuration says where one comes from.
+    #[must_use]
+    pub fn without_certificates(mut self) -> Self {
+        self.certificates = false;
         self
     }
 
@@ -130,6 +138,9 @@ impl<'a> Starting<'a> {
             self.backend.address()
         ))
         .expect("the template is YAML");
+        if !self.certificates {
+            config["tls"] = Yaml::Mapping(serde_yaml::Mapping::new());
+        }
         merge(&mut config, self.config);
         let file = folder.path().join("config.yaml");
         fs::write(&file, serde_yaml::to_string(&config).expect("it was YAML")).expect("ours");
@@ -203,6 +214,7 @@ impl<'a> Proxy<'a> {
         Starting {
             backend,
             config: Yaml::Null,
+            certificates: true,
             ready: true,
             fixed: None,
             descriptors: None,
