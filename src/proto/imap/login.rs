@@ -93,7 +93,6 @@ enum State {
 /// One login under way.
 pub struct Exchange<'a> {
     login: &'a Login,
-    id: &'a id::Fields,
     repair: &'a Repair,
     dialect: Dialect,
     limits: line::Limits,
@@ -111,14 +110,7 @@ pub struct Exchange<'a> {
 }
 
 impl<'a> Exchange<'a> {
-    pub fn new(
-        login: &'a Login,
-        id: &'a id::Fields,
-        repair: &'a Repair,
-        dialect: Dialect,
-        limits: line::Limits,
-        tag: &'a [u8],
-    ) -> Self {
+    pub fn new(login: &'a Login, repair: &'a Repair, limits: line::Limits, tag: &'a [u8]) -> Self {
         let (mechanism, user) = match &login.method {
             Method::Login { user, .. } => (Mechanism::Login, Some(user.clone())),
             Method::Authenticate { mechanism, initial } => {
@@ -130,9 +122,8 @@ impl<'a> Exchange<'a> {
         let rounds = usize::from(matches!(&login.method, Method::Authenticate { initial: Some(_), .. }));
         Self {
             login,
-            id,
             repair,
-            dialect,
+            dialect: Dialect::default(),
             limits,
             tag,
             mechanism,
@@ -154,11 +145,12 @@ impl<'a> Exchange<'a> {
         self.user.as_deref()
     }
 
-    /// After the backend's greeting.
-    pub fn start(&mut self, to_backend: &mut Vec<u8>) -> Step {
-        if self.dialect.id && !self.id.is_empty() {
+    /// After the greeting of a backend that reads `dialect`; `id` is what the client told of itself.
+    pub fn start(&mut self, dialect: Dialect, id: &id::Fields, to_backend: &mut Vec<u8>) -> Step {
+        self.dialect = dialect;
+        if dialect.id && !id.is_empty() {
             self.state = State::Id;
-            self.id.write(self.tag, to_backend);
+            id.write(self.tag, to_backend);
         } else {
             self.log_in(to_backend);
         }
@@ -437,10 +429,10 @@ mod tests {
             fields = id::Fields::parse(b"(\"name\" \"x\" \"x-originating-ip\" \"6.6.6.6\")").expect("fields");
         }
         let repair = Repair::new(&[], &[]);
-        let mut exchange = Exchange::new(&login, &fields, &repair, Dialect::of(offers), LIMITS, b"P1");
+        let mut exchange = Exchange::new(&login, &repair, LIMITS, b"P1");
         let (mut to_backend, mut to_client) = (Vec::new(), Vec::new());
         let (mut from_backend, mut from_client) = (Vec::new(), Input::default());
-        let mut last = exchange.start(&mut to_backend);
+        let mut last = exchange.start(Dialect::of(offers), &fields, &mut to_backend);
         for (who, bytes) in script {
             for piece in bytes.chunks(step) {
                 last = if *who == "B" {
@@ -549,9 +541,9 @@ mod tests {
         let repair = Repair::new(&[], &[]);
         let fields = id::Fields::default();
         let login = login(b"a AUTHENTICATE LOGIN\r\n");
-        let mut exchange = Exchange::new(&login, &fields, &repair, Dialect::default(), LIMITS, b"P1");
+        let mut exchange = Exchange::new(&login, &repair, LIMITS, b"P1");
         let (mut b, mut c) = (Vec::new(), Vec::new());
-        exchange.start(&mut b);
+        exchange.start(Dialect::default(), &fields, &mut b);
         assert_eq!(exchange.on_backend(&mut b"+ VXNlcm5hbWU6\r\n".to_vec(), &mut b, &mut c), Step::Client);
         let mut input = Input::default();
         input.buffer().extend_from_slice(b"Ym9i\r\n");
