@@ -71,16 +71,17 @@ impl Repair {
     fn kept<'a>(&'a self, list: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         let minus = self.promises_minus(list);
         split(list).filter(move |word| {
-            !always_removed(word)
-                && (!contains(&self.hide, word) || contains(&self.add, word))
-                && !(minus && word.eq_ignore_ascii_case(b"LITERAL+"))
+            let hidden = contains(&self.hide, word) && !contains(&self.add, word);
+            let one_too_many = minus && word.eq_ignore_ascii_case(b"LITERAL+");
+            !(always_removed(word) || hidden || one_too_many)
         })
     }
 
     fn added<'a>(&'a self, list: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         let minus = self.promises_minus(list);
         self.add.iter().map(AsRef::as_ref).filter(move |word| {
-            !has(list, word) && !(minus && word.eq_ignore_ascii_case(b"LITERAL+"))
+            let one_too_many = minus && word.eq_ignore_ascii_case(b"LITERAL+");
+            !(has(list, word) || one_too_many)
         })
     }
 
@@ -255,7 +256,7 @@ mod tests {
         let add = repair(&["HIDDEN"], &["ADDED"]);
         for (line, expected) in [
             ("* CAPABILITY IMAP4rev1 STARTTLS", Some("* CAPABILITY IMAP4rev1 ADDED")),
-            ("* CAPABILITY", Some("* CAPABILITY")),
+            ("* CAPABILITY", Some("* CAPABILITY ADDED")),
             ("* CAPABILITY  A   ADDED ", None),
             ("* CAPABILITY  A   HIDDEN  ADDED ", Some("* CAPABILITY  A ADDED ")),
             (
@@ -266,11 +267,6 @@ mod tests {
             ("a1 OK [CAPABILITY hidden] \u{fc}", Some("a1 OK [CAPABILITY ADDED] \u{fc}")),
             ("a1 OK STARTTLS", None),
         ] {
-            let expected = match (line, expected) {
-                // Nothing stood there; the space that a first word needs comes with it.
-                ("* CAPABILITY", _) => Some("* CAPABILITY ADDED"),
-                (_, expected) => expected,
-            };
             let new = add.line(line.as_bytes());
             assert_eq!(new.as_deref(), expected.map(str::as_bytes), "{line}");
         }

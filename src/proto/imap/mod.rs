@@ -20,6 +20,8 @@ pub mod dialogue;
 
 pub mod login;
 
+pub mod capability;
+
 pub mod follow;
 
 pub mod secret;
