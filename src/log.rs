@@ -29,7 +29,11 @@ pub fn start(settings: &Log) -> WorkerGuard {
         .thread_name("log")
         .finish(io::stdout());
     let level = LevelFilter::from_level(settings.level);
-    let layer = fmt::layer().with_writer(writer).with_target(false).with_ansi(false).log_internal_errors(false);
+    let layer = fmt::layer()
+        .with_writer(writer)
+        .with_target(false)
+        .with_ansi(false)
+        .log_internal_errors(false);
     let registry = tracing_subscriber::registry().with(level);
     // A second start in one process keeps the first one's log.
     let _ = match settings.format {
@@ -74,8 +78,14 @@ mod tests {
     #[test]
     fn what_a_client_sent_stays_on_its_line() {
         assert_eq!(printable("bob@exämple.org".as_bytes()), "bob@exämple.org");
-        assert_eq!(printable(b"x\r\n{\"a\":1}\x1b]0;p\x07"), "x\\u{d}\\u{a}{\\u{22}a\\u{22}:1}\\u{1b}]0;p\\u{7}");
-        assert_eq!(printable("a\u{202e}b\u{2028}c\u{85}".as_bytes()), "a\\u{202e}b\\u{2028}c\\u{85}");
+        assert_eq!(
+            printable(b"x\r\n{\"a\":1}\x1b]0;p\x07"),
+            "x\\u{d}\\u{a}{\\u{22}a\\u{22}:1}\\u{1b}]0;p\\u{7}"
+        );
+        assert_eq!(
+            printable("a\u{202e}b\u{2028}c\u{85}".as_bytes()),
+            "a\\u{202e}b\\u{2028}c\\u{85}"
+        );
         assert_eq!(printable(b"\xff\xfe"), "\\xff\\xfe");
         assert_eq!(printable(&[b'x'; 300]).len(), 256 + '…'.len_utf8());
     }

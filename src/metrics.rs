@@ -7,8 +7,8 @@
 use std::sync::Arc;
 
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge, IntGaugeVec,
-    Opts, Registry, opts,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, opts,
 };
 use strum::VariantArray as _;
 
@@ -39,11 +39,16 @@ pub enum LoginResult {
     Aborted,
 }
 
-const SECONDS_OF_TLS: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
-const SECONDS_OF_CONNECT: &[f64] = &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
-const SECONDS_OF_LOGIN: &[f64] = &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0];
-const SECONDS_OF_COMMAND: &[f64] = &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
-const SECONDS_OF_SESSION: &[f64] = &[1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0, 604_800.0];
+const SECONDS_OF_TLS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+const SECONDS_OF_CONNECT: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+const SECONDS_OF_LOGIN: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0];
+const SECONDS_OF_COMMAND: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+const SECONDS_OF_SESSION: &[f64] =
+    &[1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0, 604_800.0];
 
 /// All of them, registered. Cheap to share, no lock on the data path.
 pub struct Metrics {
@@ -93,15 +98,25 @@ impl Metrics {
     ) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let r = &registry;
-        let connections = counters(r, "connections_total", "Connections accepted, by listener", &["listener"])?;
+        let connections =
+            counters(r, "connections_total", "Connections accepted, by listener", &["listener"])?;
         for listener in listeners {
             connections.with_label_values(&[listener]);
         }
-        let accept_errors = counters(r, "accept_errors_total", "Times that accept() failed, as when descriptors run out", &[])?
-            .with_label_values(&[] as &[&str]);
-        let sessions = IntGaugeVec::new(named("sessions", "Sessions open now, by phase; idle is IMAP IDLE"), &["phase"])?;
+        let accept_errors = counters(
+            r,
+            "accept_errors_total",
+            "Times that accept() failed, as when descriptors run out",
+            &[],
+        )?
+        .with_label_values(&[] as &[&str]);
+        let sessions = IntGaugeVec::new(
+            named("sessions", "Sessions open now, by phase; idle is IMAP IDLE"),
+            &["phase"],
+        )?;
         r.register(Box::new(sessions.clone()))?;
-        let closed = counters(r, "sessions_closed_total", "Sessions ended, by reason", &["reason"])?;
+        let closed =
+            counters(r, "sessions_closed_total", "Sessions ended, by reason", &["reason"])?;
         let shaken = counters(
             r,
             "tls_handshakes_total",
@@ -113,15 +128,33 @@ impl Metrics {
                 shaken.with_label_values(&[*version, *cipher, *group, resumed]);
             }
         }
-        let failures = counters(r, "tls_handshake_failures_total", "TLS handshakes that failed, by reason", &["reason"])?;
-        let bytes = counters(r, "bytes_total", "IMAP bytes relayed after login, by direction", &["direction"])?;
-        let logins = counters(r, "logins_total", "Login attempts, by result and mechanism", &["result", "mechanism"])?;
+        let failures = counters(
+            r,
+            "tls_handshake_failures_total",
+            "TLS handshakes that failed, by reason",
+            &["reason"],
+        )?;
+        let bytes = counters(
+            r,
+            "bytes_total",
+            "IMAP bytes relayed after login, by direction",
+            &["direction"],
+        )?;
+        let logins = counters(
+            r,
+            "logins_total",
+            "Login attempts, by result and mechanism",
+            &["result", "mechanism"],
+        )?;
         for result in LoginResult::VARIANTS {
             for mechanism in Mechanism::VARIANTS {
                 logins.with_label_values(&[<&str>::from(*result), <&str>::from(*mechanism)]);
             }
         }
-        let up = IntGaugeVec::new(named("backend_up", "Whether the backend server answered last time"), &["backend"])?;
+        let up = IntGaugeVec::new(
+            named("backend_up", "Whether the backend server answered last time"),
+            &["backend"],
+        )?;
         r.register(Box::new(up.clone()))?;
         let connect = histograms(
             r,
@@ -151,12 +184,22 @@ impl Metrics {
             &["command", "backend"],
         )?;
         let certificate_not_after = GaugeVec::new(
-            named("tls_certificate_not_after_timestamp_seconds", "When a certificate expires, as Unix time"),
+            named(
+                "tls_certificate_not_after_timestamp_seconds",
+                "When a certificate expires, as Unix time",
+            ),
             &["certificate", "state"],
         )?;
         r.register(Box::new(certificate_not_after.clone()))?;
-        let build = GaugeVec::new(named("build_info", "Always 1"), &["version", "rustls", "provider"])?;
-        build.with_label_values(&[crate::version::VERSION, crate::version::RUSTLS, crate::version::PROVIDER]).set(1.0);
+        let build =
+            GaugeVec::new(named("build_info", "Always 1"), &["version", "rustls", "provider"])?;
+        build
+            .with_label_values(&[
+                crate::version::VERSION,
+                crate::version::RUSTLS,
+                crate::version::PROVIDER,
+            ])
+            .set(1.0);
         r.register(Box::new(build))?;
         r.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
         let backends = backends
@@ -167,7 +210,9 @@ impl Metrics {
                     connect_duration: connect.with_label_values(&[name]),
                     connect_failures: dial::Failure::VARIANTS
                         .iter()
-                        .map(|reason| connect_failures.with_label_values(&[name, <&str>::from(*reason)]))
+                        .map(|reason| {
+                            connect_failures.with_label_values(&[name, <&str>::from(*reason)])
+                        })
                         .collect(),
                     login_duration: login.with_label_values(&[name]),
                     commands: Verb::VARIANTS
@@ -180,11 +225,25 @@ impl Metrics {
         Ok(Self {
             connections,
             accept_errors,
-            sessions: Phase::VARIANTS.iter().map(|p| sessions.with_label_values(&[<&str>::from(*p)])).collect(),
-            closed: Reason::VARIANTS.iter().map(|c| closed.with_label_values(&[<&str>::from(*c)])).collect(),
-            session_duration: histogram(r, "session_duration_seconds", "How long sessions lasted", SECONDS_OF_SESSION)?,
+            sessions: Phase::VARIANTS
+                .iter()
+                .map(|p| sessions.with_label_values(&[<&str>::from(*p)]))
+                .collect(),
+            closed: Reason::VARIANTS
+                .iter()
+                .map(|c| closed.with_label_values(&[<&str>::from(*c)]))
+                .collect(),
+            session_duration: histogram(
+                r,
+                "session_duration_seconds",
+                "How long sessions lasted",
+                SECONDS_OF_SESSION,
+            )?,
             handshakes: shaken,
-            handshake_failures: Failure::VARIANTS.iter().map(|f| failures.with_label_values(&[<&str>::from(*f)])).collect(),
+            handshake_failures: Failure::VARIANTS
+                .iter()
+                .map(|f| failures.with_label_values(&[<&str>::from(*f)]))
+                .collect(),
             handshake_duration: histogram(
                 r,
                 "tls_handshake_duration_seconds",
@@ -233,7 +292,12 @@ fn named(name: &str, help: &str) -> Opts {
     opts!(format!("imaps_proxy_{name}"), help)
 }
 
-fn counters(r: &Registry, name: &str, help: &str, labels: &[&str]) -> Result<IntCounterVec, prometheus::Error> {
+fn counters(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
     let counters = IntCounterVec::new(named(name, help), labels)?;
     r.register(Box::new(counters.clone()))?;
     Ok(counters)
@@ -252,6 +316,11 @@ fn histograms(
     Ok(histograms)
 }
 
-fn histogram(r: &Registry, name: &str, help: &str, buckets: &[f64]) -> Result<Histogram, prometheus::Error> {
+fn histogram(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+) -> Result<Histogram, prometheus::Error> {
     Ok(histograms(r, name, help, buckets, &[])?.with_label_values(&[] as &[&str]))
 }

@@ -57,15 +57,24 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
     let mut source = tls::Source::new(settings.tls.clone());
     let loaded = source.load(SystemTime::now())?;
     let listeners = bind_all(&settings)?;
-    let names: Vec<String> = settings.listen.iter().map(|listen| listen.address.to_string()).collect();
-    let servers: Vec<String> = settings.backend.servers.iter().map(|server| server.address.to_string()).collect();
+    let names: Vec<String> =
+        settings.listen.iter().map(|listen| listen.address.to_string()).collect();
+    let servers: Vec<String> =
+        settings.backend.servers.iter().map(|server| server.address.to_string()).collect();
     let metrics = Metrics::new(&names, &servers, &conn::tls::combinations(&loaded.config))?;
     let readiness = Arc::new(Readiness::new(servers));
     announce(&loaded, &readiness, &metrics);
     let backends = Backends::new(&settings, &metrics, Arc::clone(&readiness))?;
-    let ctx = Arc::new(Context::new(loaded.config, backends, settings.limits, settings.timeouts, metrics));
+    let ctx = Arc::new(Context::new(
+        loaded.config,
+        backends,
+        settings.limits,
+        settings.timeouts,
+        metrics,
+    ));
 
-    let (accepting, sessions, background) = (CancellationToken::new(), TaskTracker::new(), TaskTracker::new());
+    let (accepting, sessions, background) =
+        (CancellationToken::new(), TaskTracker::new(), TaskTracker::new());
     let stop_background = CancellationToken::new();
     let mut bound = Bound { listeners: Vec::new(), metrics: None };
     for (listener, name) in listeners.imaps.into_iter().zip(&names) {
@@ -73,7 +82,13 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
         tracing::info!(service = "imaps", %address, "listening");
         bound.listeners.push(address);
         let name = Arc::from(name.as_str());
-        background.spawn(accept::run(listener, name, Arc::clone(&ctx), sessions.clone(), accepting.clone()));
+        background.spawn(accept::run(
+            listener,
+            name,
+            Arc::clone(&ctx),
+            sessions.clone(),
+            accepting.clone(),
+        ));
     }
     readiness.set_listening(true);
     if let Some(listener) = listeners.metrics {
@@ -81,7 +96,12 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
         tracing::info!(service = "metrics", %address, "listening");
         bound.metrics = Some(address);
         let registry = ctx.metrics.registry.clone();
-        background.spawn(probes::serve(listener, registry, Arc::clone(&readiness), stop_background.clone()));
+        background.spawn(probes::serve(
+            listener,
+            registry,
+            Arc::clone(&readiness),
+            stop_background.clone(),
+        ));
     }
     for index in 0..ctx.backends.servers().len() {
         let ctx = Arc::clone(&ctx);
@@ -94,7 +114,12 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
 
     let name = signals.next().await;
     let open = sessions.len();
-    tracing::info!(signal = name, sessions = open, "stopping: no new sessions, {:?} to end", settings.timeouts.drain);
+    tracing::info!(
+        signal = name,
+        sessions = open,
+        "stopping: no new sessions, {:?} to end",
+        settings.timeouts.drain
+    );
     readiness.set_draining();
     accepting.cancel();
     readiness.set_listening(false);
@@ -121,10 +146,16 @@ struct Listeners {
 }
 
 fn bind_all(settings: &Settings) -> Result<Listeners, Error> {
-    let bind = |address, key| accept::bind(address).map_err(|source| Error::Listen { address, key, source });
+    let bind = |address, key| {
+        accept::bind(address).map_err(|source| Error::Listen { address, key, source })
+    };
     let imaps = settings.listen.iter().map(|listen| bind(listen.address, "listen[].address"));
     let imaps = imaps.collect::<Result<_, _>>()?;
-    let metrics = settings.metrics.as_ref().map(|metrics| bind(metrics.address, "metrics.address")).transpose()?;
+    let metrics = settings
+        .metrics
+        .as_ref()
+        .map(|metrics| bind(metrics.address, "metrics.address"))
+        .transpose()?;
     Ok(Listeners { imaps, metrics })
 }
 
@@ -141,7 +172,9 @@ fn fit_descriptors(settings: &mut Settings) {
     // No core file: it would hold keys and passwords.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let Some(descriptors) = getrlimit(Resource::Nofile).current else { return };
-    let fit = usize::try_from(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2).unwrap_or(usize::MAX).max(1);
+    let fit = usize::try_from(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2)
+        .unwrap_or(usize::MAX)
+        .max(1);
     if settings.limits.connections > fit {
         tracing::warn!(
             "limits.connections is {}, but {descriptors} file descriptors are enough for {fit} sessions: that is the limit now \
@@ -156,7 +189,11 @@ fn announce(loaded: &tls::Loaded, readiness: &Readiness, metrics: &Metrics) {
     for notice in &loaded.notice {
         tracing::warn!("{notice}");
     }
-    tracing::info!(certificate = loaded.certificate, names = loaded.names.join(" "), "serving certificate");
+    tracing::info!(
+        certificate = loaded.certificate,
+        names = loaded.names.join(" "),
+        "serving certificate"
+    );
     readiness.set_certificate_not_after(loaded.not_after);
     metrics.certificate(&loaded.certificate, loaded.not_after);
 }
@@ -173,7 +210,9 @@ async fn renew(ctx: Arc<Context>, mut source: tls::Source, readiness: Arc<Readin
                 announce(&loaded, &readiness, &ctx.metrics);
                 ctx.tls.store(loaded.config);
             }
-            Err(error) => tracing::error!(%error, "the certificate could not be renewed, the old one stays"),
+            Err(error) => {
+                tracing::error!(%error, "the certificate could not be renewed, the old one stays")
+            }
         }
     }
 }
@@ -186,7 +225,10 @@ struct Signals {
 
 impl Signals {
     fn new() -> io::Result<Self> {
-        Ok(Self { terminate: signal(SignalKind::terminate())?, interrupt: signal(SignalKind::interrupt())? })
+        Ok(Self {
+            terminate: signal(SignalKind::terminate())?,
+            interrupt: signal(SignalKind::interrupt())?,
+        })
     }
 
     async fn next(&mut self) -> &'static str {

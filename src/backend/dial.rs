@@ -123,7 +123,10 @@ impl Resolver {
             return Ok([SocketAddr::new(ip, address.port)].into());
         }
         let found = self.0.lookup_ip(address.host.as_str()).await;
-        let found = found.map_err(|error| Error::Resolve { host: address.host.clone(), why: error.to_string() })?;
+        let found = found.map_err(|error| Error::Resolve {
+            host: address.host.clone(),
+            why: error.to_string(),
+        })?;
         Ok(interleave(found.iter()).map(|ip| SocketAddr::new(ip, address.port)).collect())
     }
 }
@@ -140,7 +143,11 @@ fn interleave(addresses: impl Iterator<Item = IpAddr>) -> impl Iterator<Item = I
 }
 
 /// Resolves, connects, reads the greeting.
-pub async fn dial(resolver: &Resolver, address: &HostPort, timeouts: &Timeouts) -> Result<Link, Error> {
+pub async fn dial(
+    resolver: &Resolver,
+    address: &HostPort,
+    timeouts: &Timeouts,
+) -> Result<Link, Error> {
     let connected = timeout(timeouts.connect, async {
         let addresses = resolver.addresses(address).await?;
         connect_any(addresses, &address.host).await
@@ -157,7 +164,9 @@ async fn connect_any(mut addresses: VecDeque<SocketAddr>, host: &str) -> Result<
     loop {
         if let Some(address) = addresses.pop_front() {
             attempts.spawn(async move {
-                TcpStream::connect(address).await.map_err(|source| Error::Connect { address, source })
+                TcpStream::connect(address)
+                    .await
+                    .map_err(|source| Error::Connect { address, source })
             });
         }
         tokio::select! {
@@ -187,7 +196,11 @@ async fn greeting(mut stream: TcpStream) -> Result<Link, Error> {
             return Ok(Link { stream, input, greeting });
         }
         if stream.read_buf(&mut input).await.unwrap_or(0) == 0 {
-            return Err(if input.is_empty() { Error::Closed } else { Error::NotImap(shown(&input)) });
+            return Err(if input.is_empty() {
+                Error::Closed
+            } else {
+                Error::NotImap(shown(&input))
+            });
         }
     }
 }
@@ -202,7 +215,8 @@ mod tests {
 
     #[test]
     fn addresses_are_tried_in_turn_by_family() {
-        let ips = ["10.0.0.1", "10.0.0.2", "::1", "10.0.0.3", "::2"].map(|ip| ip.parse::<IpAddr>().expect("an address"));
+        let ips = ["10.0.0.1", "10.0.0.2", "::1", "10.0.0.3", "::2"]
+            .map(|ip| ip.parse::<IpAddr>().expect("an address"));
         let order: Vec<String> = interleave(ips.into_iter()).map(|ip| ip.to_string()).collect();
         assert_eq!(order, ["::1", "10.0.0.1", "::2", "10.0.0.2", "10.0.0.3"]);
     }

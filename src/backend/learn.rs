@@ -2,7 +2,8 @@
 //!
 //! At start, every [`AGAIN`] and as soon as a login found a server down: connect, greeting, CAPABILITY, LOGOUT. What
 //! it says is repaired once and then greets every client, so that scanners and silent clients cost the
-//! backend nothing. A server that can't be asked is asked again after a second, then two, up to [`MAX_WAIT`].
+//! backend nothing. A server that can't be asked is asked again after [`FIRST_WAIT`], then
+//! after twice as long, up to [`MAX_WAIT`].
 
 use std::io;
 use std::sync::Arc;
@@ -19,6 +20,8 @@ use crate::proto::imap::response::{self, Kind, Response};
 
 /// How often a server that is up is asked.
 const AGAIN: Duration = Duration::from_secs(30);
+/// The first pause before a server that can't be asked is asked again.
+const FIRST_WAIT: Duration = Duration::from_millis(250);
 /// Longest pause between two attempts at one that is not.
 const MAX_WAIT: Duration = Duration::from_secs(8);
 /// Bytes that a server may answer.
@@ -38,14 +41,14 @@ enum Error {
 
 /// Keeps what is known of one server fresh, for ever.
 pub async fn keep(backends: &Backends, server: &Server) {
-    let mut wait = Duration::from_secs(1);
+    let mut wait = FIRST_WAIT;
     let mut last_error = String::new();
     loop {
         match ask(backends, server).await {
             Ok(known) => {
                 announce(server, &known, &last_error);
                 server.known.store(Some(Arc::new(known)));
-                (wait, last_error) = (Duration::from_secs(1), String::new());
+                (wait, last_error) = (FIRST_WAIT, String::new());
                 tokio::select! {
                     () = sleep(AGAIN) => {}
                     () = server.lost.notified() => {}
@@ -87,10 +90,12 @@ fn announce(server: &Server, known: &Known, last_error: &str) {
 async fn ask(backends: &Backends, server: &Server) -> Result<Known, Error> {
     let link = backends.dial(server).await?;
     let limit = backends.timeouts.greeting;
-    let (greeting, list) = timeout(limit, capabilities(link)).await.map_err(|_| Error::Timeout(limit))??;
+    let (greeting, list) =
+        timeout(limit, capabilities(link)).await.map_err(|_| Error::Timeout(limit))??;
     let mut capabilities = Vec::new();
     backends.repair.words(&list, &mut capabilities);
-    let text: Vec<u8> = text_of(&greeting).iter().copied().filter(|byte| !byte.is_ascii_control()).collect();
+    let text: Vec<u8> =
+        text_of(&greeting).iter().copied().filter(|byte| !byte.is_ascii_control()).collect();
     let greeting = [b"* OK [CAPABILITY ", &capabilities[..], b"] ", &text[..], b"\r\n"].concat();
     let login_disabled = capability::has(&list, b"LOGINDISABLED");
     Ok(Known { greeting, capabilities, dialect: Dialect::of(&list), login_disabled })
@@ -109,8 +114,8 @@ async fn capabilities(link: Link) -> Result<(Vec<u8>, Vec<u8>), Error> {
     stream.write_all(b"L1 CAPABILITY\r\n").await?;
     let mut list = None;
     loop {
-        while let Some((response, line, taken)) =
-            response::next(&input, MAX_ANSWER).map_err(|_| Error::NoCapabilities("it says too much"))?
+        while let Some((response, line, taken)) = response::next(&input, MAX_ANSWER)
+            .map_err(|_| Error::NoCapabilities("it says too much"))?
         {
             match response {
                 Response::Tagged { tag: TAG, kind: Kind::Ok, .. } => {
@@ -122,7 +127,9 @@ async fn capabilities(link: Link) -> Result<(Vec<u8>, Vec<u8>), Error> {
                 Response::Tagged { tag: TAG, .. } => return Err(Error::NoCapabilities("refused")),
                 // Dovecot that waits for its authentication process greets twice.
                 Response::Status { kind: Kind::Ok, text } => greeting = text.to_vec(),
-                Response::Status { kind: Kind::Bye, .. } => return Err(Error::NoCapabilities("BYE")),
+                Response::Status { kind: Kind::Bye, .. } => {
+                    return Err(Error::NoCapabilities("BYE"));
+                }
                 Response::Untagged => {
                     list = capability::list_of(line).map(<[u8]>::to_vec).or(list);
                 }

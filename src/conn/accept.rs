@@ -34,7 +34,13 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
 }
 
 /// Accepts until `stop`; `name` is the listener's label.
-pub async fn run(listener: TcpListener, name: Arc<str>, ctx: Arc<Context>, sessions: TaskTracker, stop: CancellationToken) {
+pub async fn run(
+    listener: TcpListener,
+    name: Arc<str>,
+    ctx: Arc<Context>,
+    sessions: TaskTracker,
+    stop: CancellationToken,
+) {
     let accepted = ctx.metrics.connections.with_label_values(&[&*name]);
     let mut wait = FIRST_WAIT;
     loop {

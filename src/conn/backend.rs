@@ -45,13 +45,23 @@ pub async fn log_in(
         Ok(Outcome::Unavailable(_)) => LoginResult::Unavailable,
         Ok(Outcome::Aborted) | Err(_) => LoginResult::Aborted,
     };
-    let server = attempt.as_ref().ok().and_then(|attempt| attempt.dialled.as_ref()).map(|(server, _)| *server);
+    let server = attempt
+        .as_ref()
+        .ok()
+        .and_then(|attempt| attempt.dialled.as_ref())
+        .map(|(server, _)| *server);
     if let Some(server) = server {
         server.metrics.login_duration.observe(seconds);
     }
     let user = exchange.user().map(printable);
     ctx.metrics.login(result, exchange.mechanism());
-    session.log_login(user.as_deref(), exchange.mechanism(), result, server.map(|s| &*s.name), seconds);
+    session.log_login(
+        user.as_deref(),
+        exchange.mechanism(),
+        result,
+        server.map(|s| &*s.name),
+        seconds,
+    );
     match attempt? {
         Attempt { outcome: Outcome::LoggedIn, dialled: Some((server, link)) } => {
             session.backend = Some(Arc::clone(&server.name));
@@ -91,7 +101,9 @@ async fn attempt<'a>(
     // Whether what either side has sent so far was looked at and more is needed.
     let (mut client_read, mut backend_read) = (false, link.input.is_empty());
     let outcome = loop {
-        let mut lost = timeout_at(deadline, link.stream.write_all(&to_backend)).await.is_ok_and(|sent| sent.is_err());
+        let mut lost = timeout_at(deadline, link.stream.write_all(&to_backend))
+            .await
+            .is_ok_and(|sent| sent.is_err());
         to_backend.zeroize();
         dialogue.send(&to_client, ctx).await?;
         to_client.clear();
@@ -118,8 +130,10 @@ async fn attempt<'a>(
                     login::unavailable(&login.tag, &mut to_client);
                     Step::Done(Outcome::Unavailable("it broke off before its result"))
                 } else {
-                    let step = exchange.on_backend(&mut link.input, &mut to_backend, &mut to_client);
-                    backend_read = link.input.is_empty() || (step == Step::Backend && to_backend.is_empty());
+                    let step =
+                        exchange.on_backend(&mut link.input, &mut to_backend, &mut to_client);
+                    backend_read =
+                        link.input.is_empty() || (step == Step::Backend && to_backend.is_empty());
                     step
                 }
             }
@@ -132,11 +146,16 @@ async fn attempt<'a>(
 }
 
 /// The first server that greets; `None` if none does.
-async fn dial<'a>(dialogue: &mut Dialogue, ctx: &'a Context) -> Result<Option<(&'a Server, Link)>, Reason> {
+async fn dial<'a>(
+    dialogue: &mut Dialogue,
+    ctx: &'a Context,
+) -> Result<Option<(&'a Server, Link)>, Reason> {
     for server in ctx.backends.in_order() {
         match timeout_at(dialogue.deadline, ctx.backends.dial(server)).await {
             Ok(Ok(link)) => return Ok(Some((server, link))),
-            Ok(Err(error)) => tracing::warn!(backend = &*server.name, error = %error, "backend is down"),
+            Ok(Err(error)) => {
+                tracing::warn!(backend = &*server.name, error = %error, "backend is down")
+            }
             Err(_) => return Err(dialogue.too_slow(ctx).await),
         }
     }

@@ -43,7 +43,8 @@ impl Dialogue {
             let mut out = Vec::new();
             let next = {
                 let known = ctx.backends.known();
-                let capabilities = known.as_ref().map_or(&b"IMAP4rev1"[..], |known| &known.capabilities);
+                let capabilities =
+                    known.as_ref().map_or(&b"IMAP4rev1"[..], |known| &known.capabilities);
                 self.proto.advance(&mut self.input, capabilities, &mut out)
             };
             match next {

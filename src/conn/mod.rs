@@ -123,7 +123,11 @@ impl Context {
     }
 
     fn line_limits(&self) -> line::Limits {
-        line::Limits { line: self.limits.line, literal: self.limits.literal, sasl: self.limits.sasl }
+        line::Limits {
+            line: self.limits.line,
+            literal: self.limits.literal,
+            sasl: self.limits.sasl,
+        }
     }
 }
 
@@ -142,7 +146,11 @@ async fn path(socket: TcpStream, session: &mut Session, ctx: &Context) -> Result
     Ok(relay::run(pair, session, ctx).await) //                       Pair   -> Reason: why it ended
 }
 
-async fn until_login(socket: TcpStream, session: &mut Session, ctx: &Context) -> Result<relay::Pair, Reason> {
+async fn until_login(
+    socket: TcpStream,
+    session: &mut Session,
+    ctx: &Context,
+) -> Result<relay::Pair, Reason> {
     let client = encrypt(socket, session, ctx).await?; //             Socket -> Client: its handshake is done
     session.phase(Phase::Login);
     let mut dialogue = dialogue::greet(client, ctx).await?; //        Client -> Dialogue: greeted
@@ -154,7 +162,11 @@ async fn until_login(socket: TcpStream, session: &mut Session, ctx: &Context) ->
     }
 }
 
-async fn encrypt(socket: TcpStream, session: &mut Session, ctx: &Context) -> Result<tls::Client, Reason> {
+async fn encrypt(
+    socket: TcpStream,
+    session: &mut Session,
+    ctx: &Context,
+) -> Result<tls::Client, Reason> {
     let start = Instant::now();
     match tls::accept(socket, ctx.tls.load_full(), ctx.timeouts.handshake).await {
         Ok((client, handshake)) => {

@@ -198,8 +198,10 @@ impl Relay {
             Some(since) if waiting && !moved => Some(since),
             _ => waiting.then_some(now),
         };
-        self.client_stalled = since(self.client.waiting() > 0, moved.to_client, self.client_stalled);
-        self.backend_stalled = since(!self.to_backend.is_empty(), moved.to_backend, self.backend_stalled);
+        self.client_stalled =
+            since(self.client.waiting() > 0, moved.to_client, self.client_stalled);
+        self.backend_stalled =
+            since(!self.to_backend.is_empty(), moved.to_backend, self.backend_stalled);
         if self.draining.is_none()
             && let Some(started) = ctx.drain.started()
         {
@@ -223,7 +225,8 @@ impl Relay {
             self.to_client(&mut from_backend, ctx, now)?;
         }
         if !from_client.bytes().is_empty() {
-            session.client_to_backend += count(&ctx.metrics.client_to_backend, from_client.bytes().len());
+            session.client_to_backend +=
+                count(&ctx.metrics.client_to_backend, from_client.bytes().len());
             let mut bytes = from_client.bytes().to_vec();
             self.to_backend(&mut bytes, now)?;
         }
@@ -278,9 +281,11 @@ impl Relay {
                 session.backend_to_client += count(&ctx.metrics.backend_to_client, n);
                 Poll::Ready(self.to_client(&mut plain, ctx, now))
             }
-            Poll::Ready(Err(_)) => {
-                Poll::Ready(Err(End { reason: Reason::BackendLost, last: b"", close_notify: false }))
-            }
+            Poll::Ready(Err(_)) => Poll::Ready(Err(End {
+                reason: Reason::BackendLost,
+                last: b"",
+                close_notify: false,
+            })),
             // What was held is held again.
             Poll::Pending if !plain.is_empty() => match self.to_client(&mut plain, ctx, now) {
                 Ok(()) => Poll::Pending,
@@ -302,7 +307,8 @@ impl Relay {
         cx: &mut Cx<'_>,
     ) -> Poll<Result<(), End>> {
         let lost = |_| End { reason: Reason::BackendLost, last: b"", close_notify: false };
-        ready!(self.to_backend.poll_flush(&mut self.backend, cx, &mut moved.to_backend)).map_err(lost)?;
+        ready!(self.to_backend.poll_flush(&mut self.backend, cx, &mut moved.to_backend))
+            .map_err(lost)?;
         if self.client_ended {
             if !self.backend_shut {
                 ready!(Pin::new(&mut self.backend).poll_shutdown(cx)).map_err(lost)?;
@@ -334,8 +340,10 @@ impl Relay {
 
     fn to_client(&mut self, plain: &mut Vec<u8>, ctx: &Context, now: Instant) -> Result<(), End> {
         let metrics = &self.metrics;
-        let mut completed = |verb, took: Duration| metrics.command(verb).observe(took.as_secs_f64());
-        if self.follow.backend(plain, &ctx.backends.repair, now.into_std(), &mut completed).is_err() {
+        let mut completed =
+            |verb, took: Duration| metrics.command(verb).observe(took.as_secs_f64());
+        if self.follow.backend(plain, &ctx.backends.repair, now.into_std(), &mut completed).is_err()
+        {
             return Err(Reason::ProtocolViolation.into());
         }
         self.follow.take_answers(plain);
@@ -382,13 +390,21 @@ impl Relay {
     /// The earliest moment at which something is due.
     fn deadline(&self, ctx: &Context) -> Instant {
         let idle = self.active + ctx.timeouts.idle;
-        let [client, backend] = [self.client_stalled, self.backend_stalled].map(|s| s.map(|s| s + ctx.timeouts.write));
-        [client, backend, self.half_closed, self.bye_at, self.draining].into_iter().flatten().fold(idle, Instant::min)
+        let [client, backend] =
+            [self.client_stalled, self.backend_stalled].map(|s| s.map(|s| s + ctx.timeouts.write));
+        [client, backend, self.half_closed, self.bye_at, self.draining]
+            .into_iter()
+            .flatten()
+            .fold(idle, Instant::min)
     }
 
     fn overdue(&mut self, ctx: &Context, now: Instant) -> Option<End> {
         let may_speak = self.follow.may_interrupt();
-        let told = |reason, last| End { reason, last: if may_speak { last } else { b"" }, close_notify: may_speak };
+        let told = |reason, last| End {
+            reason,
+            last: if may_speak { last } else { b"" },
+            close_notify: may_speak,
+        };
         let stalled = [self.client_stalled, self.backend_stalled].into_iter().flatten();
         if stalled.min().is_some_and(|since| now >= since + ctx.timeouts.write) {
             return Some(tls::Error::WriteTimeout.into());

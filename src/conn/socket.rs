@@ -15,14 +15,19 @@ const KEEPALIVE: Duration = Duration::from_secs(300);
 /// Sends small segments at once and notices dead peers. An option that a system does not have costs nothing else.
 pub fn prepare(stream: &TcpStream) {
     let _ = stream.set_nodelay(true);
-    let probes = TcpKeepalive::new().with_time(KEEPALIVE).with_interval(Duration::from_secs(60)).with_retries(3);
+    let probes = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(Duration::from_secs(60))
+        .with_retries(3);
     let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
 }
 
 /// Whether the process or the system has no file descriptors left.
 pub fn out_of_descriptors(error: &io::Error) -> bool {
     use rustix::io::Errno;
-    error.raw_os_error().is_some_and(|code| [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error).contains(&code))
+    error
+        .raw_os_error()
+        .is_some_and(|code| [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error).contains(&code))
 }
 
 /// Bytes that the socket did not take yet. Empty, it owns no memory.

@@ -16,7 +16,9 @@ use std::task::{Context as Cx, Poll, ready};
 use std::time::Duration;
 
 use rustls::server::{Acceptor, UnbufferedServerConnection};
-use rustls::unbuffered::{ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
+};
 use rustls::{AlertDescription, HandshakeKind, PeerIncompatible, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
@@ -75,7 +77,8 @@ pub fn combinations(config: &ServerConfig) -> Vec<(&'static str, &'static str, &
     for suite in &provider.cipher_suites {
         let Some(cipher) = suite.suite().as_str() else { continue };
         let groups = provider.kx_groups.iter().filter_map(|group| {
-            let usable = suite.tls13().is_some() || group.usable_for_version(rustls::ProtocolVersion::TLSv1_2);
+            let usable = suite.tls13().is_some()
+                || group.usable_for_version(rustls::ProtocolVersion::TLSv1_2);
             usable.then(|| group.name().as_str()).flatten()
         });
         match suite.tls13() {
@@ -170,7 +173,8 @@ async fn handshake(
     let closed = |_| (Failure::Closed, Reason::HandshakeFailed);
     let mut input = Vec::with_capacity(2048);
     let sni = hello(socket, &mut input, silent).await?;
-    let mut tls = UnbufferedServerConnection::new(config).map_err(|_| (Failure::Other, Reason::Internal))?;
+    let mut tls =
+        UnbufferedServerConnection::new(config).map_err(|_| (Failure::Other, Reason::Internal))?;
     let (mut plain, mut out) = (Vec::new(), Out::borrow());
     loop {
         let done = process(&mut tls, &mut input, &mut plain, &mut out);
@@ -254,7 +258,9 @@ impl NotTls {
             [] | [22] | [22, 3, ..] => None,
             _ if METHODS.iter().any(|method| bytes.starts_with(method)) => Some(Self::Http),
             _ if METHODS.iter().any(|method| method.starts_with(bytes)) => None, // too short to tell
-            [first, ..] if first.is_ascii_graphic() || first.is_ascii_whitespace() => Some(Self::Imap),
+            [first, ..] if first.is_ascii_graphic() || first.is_ascii_whitespace() => {
+                Some(Self::Imap)
+            }
             _ => Some(Self::Other),
         }
     }
@@ -314,8 +320,14 @@ impl Handshake {
             Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
             _ => "TLSv1.2",
         };
-        let cipher = tls.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()).unwrap_or("none");
-        let group = tls.negotiated_key_exchange_group().and_then(|group| group.name().as_str()).unwrap_or("none");
+        let cipher = tls
+            .negotiated_cipher_suite()
+            .and_then(|suite| suite.suite().as_str())
+            .unwrap_or("none");
+        let group = tls
+            .negotiated_key_exchange_group()
+            .and_then(|group| group.name().as_str())
+            .unwrap_or("none");
         let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
         Self { version, cipher, group, resumed, sni }
     }
@@ -323,7 +335,11 @@ impl Handshake {
 
 impl Client {
     /// Appends to `plain` what the client sent. [`Received::Bytes`] may come with none: what arrived was TLS' own.
-    pub fn poll_receive(&mut self, plain: &mut Vec<u8>, cx: &mut Cx<'_>) -> Poll<Result<Received, Error>> {
+    pub fn poll_receive(
+        &mut self,
+        plain: &mut Vec<u8>,
+        cx: &mut Cx<'_>,
+    ) -> Poll<Result<Received, Error>> {
         if self.ended {
             return Poll::Ready(Ok(Received::End));
         }
@@ -380,12 +396,16 @@ impl Client {
     fn encrypt(
         &mut self,
         length: usize,
-        write: impl FnOnce(&mut rustls::unbuffered::WriteTraffic<'_, rustls::server::ServerConnectionData>, &mut [u8]) -> Result<usize, EncryptError>,
+        write: impl FnOnce(
+            &mut rustls::unbuffered::WriteTraffic<'_, rustls::server::ServerConnectionData>,
+            &mut [u8],
+        ) -> Result<usize, EncryptError>,
     ) -> Result<(), Error> {
         let mut out = Out::borrow();
         loop {
             // The part of a record that waits belongs to the connection's own input.
-            let UnbufferedStatus { discard, state, .. } = self.tls.process_tls_records(&mut self.partial);
+            let UnbufferedStatus { discard, state, .. } =
+                self.tls.process_tls_records(&mut self.partial);
             match state? {
                 ConnectionState::WriteTraffic(mut tls) => {
                     let room = out.room(length + (length / MAX_RECORD + 1) * RECORD_OVERHEAD);
@@ -476,7 +496,8 @@ fn process(
     let mut processed = Processed::Open;
     let mut failed = None;
     let result = loop {
-        let UnbufferedStatus { mut discard, state, .. } = tls.process_tls_records(&mut input[consumed..]);
+        let UnbufferedStatus { mut discard, state, .. } =
+            tls.process_tls_records(&mut input[consumed..]);
         match state {
             Ok(ConnectionState::ReadTraffic(mut traffic)) => {
                 while let Some(record) = traffic.next_record() {
@@ -524,7 +545,9 @@ fn encode(
                 out.used += written;
                 return Ok(());
             }
-            Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size })) if required_size > needed => {
+            Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size }))
+                if required_size > needed =>
+            {
                 needed = required_size;
             }
             Err(_) => return Err(Error::Exhausted),

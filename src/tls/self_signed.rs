@@ -100,12 +100,7 @@ pub struct Kept {
 ///
 /// # Errors
 /// A damaged or foreign file in the directory, an impossible name, a full disk.
-pub fn in_dir(
-    names: &[String],
-    dir: &Path,
-    now: i64,
-    memory: Option<Kept>,
-) -> Result<Made, Error> {
+pub fn in_dir(names: &[String], dir: &Path, now: i64, memory: Option<Kept>) -> Result<Made, Error> {
     let names = parse_names(names)?;
     let lock = lock(dir)?;
     let mut kept = read(dir)?;
@@ -216,7 +211,8 @@ impl Kept {
         };
         let ca = self.ca.as_ref().expect("complete_ca made it");
         let key = self.key.as_ref().expect("made above");
-        let leaf = leaf_params(names, now)?.signed_by(key, &Issuer::from_ca_cert_der(ca, ca_key)?)?;
+        let leaf =
+            leaf_params(names, now)?.signed_by(key, &Issuer::from_ca_cert_der(ca, ca_key)?)?;
         self.chain = Some(vec![leaf.into(), ca.clone()]);
         changed.push("fullchain.pem");
         let list: Vec<String> = names.iter().map(Name::to_string).collect();
@@ -415,7 +411,9 @@ fn parse_name(name: &str) -> Result<Name, Error> {
             return fail("between two dots of a DNS name stand 1 to 63 characters");
         }
         if !label.bytes().all(legal) || label.starts_with('-') || label.ends_with('-') {
-            return fail("a DNS name has letters, digits and inner hyphens only; a * stands alone in front");
+            return fail(
+                "a DNS name has letters, digits and inner hyphens only; a * stands alone in front",
+            );
         }
     }
     if host.rsplit('.').next().is_some_and(|last| last.bytes().all(|b| b.is_ascii_digit())) {
@@ -537,7 +535,8 @@ fn lock(dir: &Path) -> Result<Option<File>, Error> {
         return fail(dir, error);
     }
     let path = dir.join(".lock");
-    let opened = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
+    let opened =
+        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
     let file = match opened {
         Ok(file) => file,
         Err(error) => return fail(&path, error),
@@ -557,7 +556,8 @@ fn replace(dir: &Path, file: &str, content: &[u8], mode: u32) -> io::Result<()> 
         _ => {} // left by a crash; nobody else is here, the lock is ours
     }
     let written = (|| {
-        let mut out = OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
+        let mut out =
+            OpenOptions::new().write(true).create_new(true).mode(mode).open(&temporary)?;
         out.write_all(content)?;
         out.sync_all()?;
         fs::rename(&temporary, dir.join(file))

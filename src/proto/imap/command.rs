@@ -192,11 +192,14 @@ impl Reader<'_> {
         let close = memchr::memchr(b'}', self.0).ok_or(Error::Arguments)?;
         let (digits, rest) = self.0.split_at(close);
         let digits = digits.strip_suffix(b"+").unwrap_or(digits);
-        let size: usize =
-            std::str::from_utf8(digits).ok().and_then(|n| n.parse().ok()).ok_or(Error::Arguments)?;
+        let size: usize = std::str::from_utf8(digits)
+            .ok()
+            .and_then(|n| n.parse().ok())
+            .ok_or(Error::Arguments)?;
         let rest = &rest[1..];
         let rest = rest.strip_prefix(b"\r\n").or_else(|| rest.strip_prefix(b"\n"));
-        let (literal, rest) = rest.and_then(|rest| rest.split_at_checked(size)).ok_or(Error::Arguments)?;
+        let (literal, rest) =
+            rest.and_then(|rest| rest.split_at_checked(size)).ok_or(Error::Arguments)?;
         if literal.contains(&0) {
             return Err(Error::Control); // CHAR8 excludes NUL (RFC 9051 §9)
         }

@@ -204,7 +204,10 @@ impl Dialogue {
                 let initial = match initial {
                     None => None,
                     // Checked here, so that no backend ever sees what is not base64.
-                    Some(text) if text.len() <= self.limits.sasl && sasl::decode_initial(text).is_some() => {
+                    Some(text)
+                        if text.len() <= self.limits.sasl
+                            && sasl::decode_initial(text).is_some() =>
+                    {
                         Some(Secret::new(text.to_vec()))
                     }
                     Some(_) => return Err(command::Error::Arguments),
@@ -281,7 +284,8 @@ mod tests {
 
     #[test]
     fn commands_before_login_are_answered_however_they_are_cut() {
-        let input = b"a CAPABILITY\r\nb NOOP\r\nc ID (\"name\" \"x\")\r\nd STARTTLS\r\ne LOGOUT\r\n";
+        let input =
+            b"a CAPABILITY\r\nb NOOP\r\nc ID (\"name\" \"x\")\r\nd STARTTLS\r\ne LOGOUT\r\n";
         let want = "* CAPABILITY IMAP4rev1 AUTH=PLAIN\r\na OK CAPABILITY completed.\r\nb OK NOOP completed.\r\n\
                     * ID (\"name\" \"imaps-proxy\")\r\nc OK ID completed.\r\nd BAD TLS is already on.\r\n\
                     * BYE Logging out.\r\ne OK LOGOUT completed.\r\n";
@@ -301,7 +305,10 @@ mod tests {
             let Next::LogIn(Login { tag, method: Method::Login { user, password } }) = next else {
                 panic!("no login in steps of {step}")
             };
-            assert_eq!((&tag[..], &user[..], password.expose()), (&b"a"[..], &b"test"[..], &b"s\r\n\"\\x"[..]));
+            assert_eq!(
+                (&tag[..], &user[..], password.expose()),
+                (&b"a"[..], &b"test"[..], &b"s\r\n\"\\x"[..])
+            );
             assert_eq!(rest, b"b SELECT INBOX\r\n");
         }
     }
@@ -309,9 +316,11 @@ mod tests {
     #[test]
     fn three_bad_commands_in_a_row_end_the_session_and_a_good_one_starts_the_count_anew() {
         let bad = "BAD Unknown command before login.\r\n";
-        let (out, next, _) = talk(&mut dialogue(), b"a X\r\nb X\r\nc NOOP\r\nd X\r\ne X\r\nf X\r\ng NOOP\r\n", 99);
-        let want =
-            format!("a {bad}b {bad}c OK NOOP completed.\r\nd {bad}e {bad}f {bad}* BYE Too many bad commands.\r\n");
+        let (out, next, _) =
+            talk(&mut dialogue(), b"a X\r\nb X\r\nc NOOP\r\nd X\r\ne X\r\nf X\r\ng NOOP\r\n", 99);
+        let want = format!(
+            "a {bad}b {bad}c OK NOOP completed.\r\nd {bad}e {bad}f {bad}* BYE Too many bad commands.\r\n"
+        );
         assert_eq!(out, want);
         assert!(matches!(next, Next::Close(End::TooManyBadCommands)));
         let mut aborts = dialogue();
@@ -323,7 +332,8 @@ mod tests {
 
     #[test]
     fn http_is_told_nothing_of_itself() {
-        let (out, next, _) = talk(&mut dialogue(), b"GET / HTTP/1.1\r\nHost: x\r\nX: y\r\n\r\n", 99);
+        let (out, next, _) =
+            talk(&mut dialogue(), b"GET / HTTP/1.1\r\nHost: x\r\nX: y\r\n\r\n", 99);
         assert!(!out.contains("HTTP") && !out.contains("Host"), "{out}");
         assert!(matches!(next, Next::Close(End::TooManyBadCommands)));
     }

@@ -109,9 +109,16 @@ mod tests {
 
     #[test]
     fn what_a_backend_would_believe_is_dropped() {
-        let id = br#"("name" "Thun\"derbird" "x-originating-ip" "6.6.6.6" "X-Forward-y" NIL "os" NIL)"#;
-        assert_eq!(passed_on(id).as_deref(), Ok("P0 ID (\"name\" \"Thun\\\"derbird\" \"os\" NIL)\r\n"));
-        assert_eq!(passed_on(b"({16+}\r\nx-originating-ip \"6.6.6.6\")").as_deref(), Ok("P0 ID ()\r\n"));
+        let id =
+            br#"("name" "Thun\"derbird" "x-originating-ip" "6.6.6.6" "X-Forward-y" NIL "os" NIL)"#;
+        assert_eq!(
+            passed_on(id).as_deref(),
+            Ok("P0 ID (\"name\" \"Thun\\\"derbird\" \"os\" NIL)\r\n")
+        );
+        assert_eq!(
+            passed_on(b"({16+}\r\nx-originating-ip \"6.6.6.6\")").as_deref(),
+            Ok("P0 ID ()\r\n")
+        );
         assert_eq!(passed_on(b"(\"name\" {3}\r\na\r\n)").as_deref(), Ok("P0 ID ()\r\n"));
     }
 

@@ -152,7 +152,8 @@ fn announced(line: &[u8]) -> Option<Option<Announced>> {
         return Some(None); // some read `{n-}` as a literal (RFC 7888 has no such thing), some do not
     }
     // A number that no integer holds is too big, whatever it is.
-    let size = digits.iter().try_fold(0_u64, |n, &d| n.checked_mul(10)?.checked_add(u64::from(d - b'0')));
+    let size =
+        digits.iter().try_fold(0_u64, |n, &d| n.checked_mul(10)?.checked_add(u64::from(d - b'0')));
     Some(Some(Announced { size: size.unwrap_or(u64::MAX), non_synchronising }))
 }
 

@@ -119,7 +119,8 @@ impl<'a> Exchange<'a> {
                 (mechanism, initial.and_then(|message| mechanism.user(0, message.expose())))
             }
         };
-        let rounds = usize::from(matches!(&login.method, Method::Authenticate { initial: Some(_), .. }));
+        let rounds =
+            usize::from(matches!(&login.method, Method::Authenticate { initial: Some(_), .. }));
         Self {
             login,
             repair,
@@ -184,7 +185,12 @@ impl<'a> Exchange<'a> {
     }
 
     /// Takes one line of the client's off the front of `input`, if it is whole.
-    pub fn on_client(&mut self, input: &mut Input, to_backend: &mut Vec<u8>, to_client: &mut Vec<u8>) -> Step {
+    pub fn on_client(
+        &mut self,
+        input: &mut Input,
+        to_backend: &mut Vec<u8>,
+        to_client: &mut Vec<u8>,
+    ) -> Step {
         debug_assert_eq!(self.state, State::Answer);
         let (line, taken) = match line::plain(input.bytes(), self.limits.sasl) {
             Ok(None) => return Step::Client,
@@ -201,14 +207,19 @@ impl<'a> Exchange<'a> {
         } else if let Some(message) = sasl::decode(line)
             && self.rounds < MAX_ROUNDS
         {
-            self.user = self.user.take().or_else(|| self.mechanism.user(self.rounds, message.expose()));
+            self.user =
+                self.user.take().or_else(|| self.mechanism.user(self.rounds, message.expose()));
             self.rounds += 1;
             to_backend.extend_from_slice(line);
             to_backend.extend_from_slice(b"\r\n");
             self.state = State::Challenge;
             Step::Backend
         } else {
-            let text = if self.rounds < MAX_ROUNDS { "BAD That is not base64." } else { "BAD Too many messages." };
+            let text = if self.rounds < MAX_ROUNDS {
+                "BAD That is not base64."
+            } else {
+                "BAD Too many messages."
+            };
             answer(to_client, &self.login.tag, text);
             Step::Done(Outcome::Aborted)
         };
@@ -300,7 +311,9 @@ impl<'a> Exchange<'a> {
                     to_client.extend(text.iter().filter(|byte| !byte.is_ascii_control()));
                     to_client.extend_from_slice(b"\r\n");
                     match refusal {
-                        Refusal::Outage => Step::Done(Outcome::Unavailable("it said that it can't now")),
+                        Refusal::Outage => {
+                            Step::Done(Outcome::Unavailable("it said that it can't now"))
+                        }
                         _ => Step::Done(Outcome::Rejected),
                     }
                 }
@@ -387,9 +400,11 @@ impl Refusal {
     fn of(code: &[u8]) -> Self {
         match code.to_ascii_uppercase().as_slice() {
             b"UNAVAILABLE" | b"INUSE" | b"LIMIT" | b"SERVERBUG" => Self::Outage,
-            b"ALERT" | b"EXPIRED" | b"CONTACTADMIN" | b"PRIVACYREQUIRED" | b"AUTHORIZATIONFAILED" => {
-                Self::Passes
-            }
+            b"ALERT"
+            | b"EXPIRED"
+            | b"CONTACTADMIN"
+            | b"PRIVACYREQUIRED"
+            | b"AUTHORIZATIONFAILED" => Self::Passes,
             _ => Self::Hidden,
         }
     }
@@ -422,11 +437,17 @@ mod tests {
 
     /// Plays an exchange: each `("B", …)` is what the backend says, each `("C", …)` what the client says,
     /// both in pieces of `step` bytes; returns what each was sent and the last step.
-    fn play(command: &[u8], offers: &[u8], script: &[(&str, &[u8])], step: usize) -> (String, String, Step) {
+    fn play(
+        command: &[u8],
+        offers: &[u8],
+        script: &[(&str, &[u8])],
+        step: usize,
+    ) -> (String, String, Step) {
         let login = login(command);
         let mut fields = id::Fields::default();
         if offers.ends_with(b"ID") {
-            fields = id::Fields::parse(b"(\"name\" \"x\" \"x-originating-ip\" \"6.6.6.6\")").expect("fields");
+            fields = id::Fields::parse(b"(\"name\" \"x\" \"x-originating-ip\" \"6.6.6.6\")")
+                .expect("fields");
         }
         let repair = Repair::new(&[], &[]);
         let mut exchange = Exchange::new(&login, &repair, LIMITS, b"P1");
@@ -451,10 +472,21 @@ mod tests {
         (text(to_backend), text(to_client), last)
     }
 
-    fn always(command: &[u8], offers: &[u8], script: &[(&str, &[u8])], backend: &str, client: &str, last: Step) {
+    fn always(
+        command: &[u8],
+        offers: &[u8],
+        script: &[(&str, &[u8])],
+        backend: &str,
+        client: &str,
+        last: Step,
+    ) {
         for step in [1, 2, 3, 7, 1000] {
             let got = play(command, offers, script, step);
-            assert_eq!((got.0.as_str(), got.1.as_str(), got.2), (backend, client, last), "in steps of {step}");
+            assert_eq!(
+                (got.0.as_str(), got.1.as_str(), got.2),
+                (backend, client, last),
+                "in steps of {step}"
+            );
         }
     }
 
@@ -462,36 +494,99 @@ mod tests {
 
     #[test]
     fn login_is_written_in_the_form_that_the_backend_reads() {
-        always(b"a LOGIN u \"p\\\"\"\r\n", b"", &[("B", b"P1 OK hi\r\n")], "P1 LOGIN \"u\" \"p\\\"\"\r\n", "a OK hi\r\n", OK);
+        always(
+            b"a LOGIN u \"p\\\"\"\r\n",
+            b"",
+            &[("B", b"P1 OK hi\r\n")],
+            "P1 LOGIN \"u\" \"p\\\"\"\r\n",
+            "a OK hi\r\n",
+            OK,
+        );
         let odd = b"a LOGIN {3+}\r\nu\r\n {2+}\r\n\xc3\xa4\r\n";
-        always(odd, MODERN.strip_suffix(b" ID").expect("suffix"), &[("B", b"P1 OK hi\r\n")], "P1 LOGIN {3+}\r\nu\r\n {2+}\r\nä\r\n", "a OK hi\r\n", OK);
-        let script: &[(&str, &[u8])] = &[("B", b"+ go\r\n"), ("B", b"+\r\n"), ("B", b"P1 OK hi\r\n")];
+        always(
+            odd,
+            MODERN.strip_suffix(b" ID").expect("suffix"),
+            &[("B", b"P1 OK hi\r\n")],
+            "P1 LOGIN {3+}\r\nu\r\n {2+}\r\nä\r\n",
+            "a OK hi\r\n",
+            OK,
+        );
+        let script: &[(&str, &[u8])] =
+            &[("B", b"+ go\r\n"), ("B", b"+\r\n"), ("B", b"P1 OK hi\r\n")];
         always(odd, b"", script, "P1 LOGIN {3}\r\nu\r\n {2}\r\nä\r\n", "a OK hi\r\n", OK);
     }
 
     #[test]
     fn the_clients_id_goes_first_without_what_would_be_believed() {
-        let script: &[(&str, &[u8])] = &[("B", b"* ID NIL\r\nP1 OK ID\r\n"), ("B", b"P1 OK hi\r\n")];
-        always(b"a LOGIN u p\r\n", MODERN, script, "P1 ID (\"name\" \"x\")\r\nP1 LOGIN \"u\" \"p\"\r\n", "a OK hi\r\n", OK);
+        let script: &[(&str, &[u8])] =
+            &[("B", b"* ID NIL\r\nP1 OK ID\r\n"), ("B", b"P1 OK hi\r\n")];
+        always(
+            b"a LOGIN u p\r\n",
+            MODERN,
+            script,
+            "P1 ID (\"name\" \"x\")\r\nP1 LOGIN \"u\" \"p\"\r\n",
+            "a OK hi\r\n",
+            OK,
+        );
     }
 
     #[test]
     fn authenticate_passes_line_by_line() {
-        let script: &[(&str, &[u8])] = &[("B", b"+ \r\n"), ("C", b"AGIAcA==\r\n"), ("B", b"P1 OK [CAPABILITY A STARTTLS] hi\r\n")];
-        always(b"a AUTHENTICATE plain\r\n", b"", script, "P1 AUTHENTICATE PLAIN\r\nAGIAcA==\r\n", "+ \r\na OK [CAPABILITY A] hi\r\n", OK);
+        let script: &[(&str, &[u8])] = &[
+            ("B", b"+ \r\n"),
+            ("C", b"AGIAcA==\r\n"),
+            ("B", b"P1 OK [CAPABILITY A STARTTLS] hi\r\n"),
+        ];
+        always(
+            b"a AUTHENTICATE plain\r\n",
+            b"",
+            script,
+            "P1 AUTHENTICATE PLAIN\r\nAGIAcA==\r\n",
+            "+ \r\na OK [CAPABILITY A] hi\r\n",
+            OK,
+        );
         let with_ir: &[(&str, &[u8])] = &[("B", b"P1 OK hi\r\n")];
-        always(b"a AUTHENTICATE PLAIN AGIAcA==\r\n", b"SASL-IR", with_ir, "P1 AUTHENTICATE PLAIN AGIAcA==\r\n", "a OK hi\r\n", OK);
+        always(
+            b"a AUTHENTICATE PLAIN AGIAcA==\r\n",
+            b"SASL-IR",
+            with_ir,
+            "P1 AUTHENTICATE PLAIN AGIAcA==\r\n",
+            "a OK hi\r\n",
+            OK,
+        );
         let without_ir: &[(&str, &[u8])] = &[("B", b"+ \r\n"), ("B", b"P1 OK hi\r\n")];
-        always(b"a AUTHENTICATE PLAIN =\r\n", b"", without_ir, "P1 AUTHENTICATE PLAIN\r\n\r\n", "a OK hi\r\n", OK);
+        always(
+            b"a AUTHENTICATE PLAIN =\r\n",
+            b"",
+            without_ir,
+            "P1 AUTHENTICATE PLAIN\r\n\r\n",
+            "a OK hi\r\n",
+            OK,
+        );
     }
 
     #[test]
     fn an_exchange_can_be_cancelled_and_nonsense_cancels_it() {
         let aborted = Step::Done(Outcome::Aborted);
-        let script: &[(&str, &[u8])] = &[("B", b"+ \r\n"), ("C", b"*\r\n"), ("B", b"P1 BAD no\r\n")];
-        always(b"a AUTHENTICATE PLAIN\r\n", b"", script, "P1 AUTHENTICATE PLAIN\r\n*\r\n", "+ \r\na BAD Authentication cancelled.\r\n", aborted);
+        let script: &[(&str, &[u8])] =
+            &[("B", b"+ \r\n"), ("C", b"*\r\n"), ("B", b"P1 BAD no\r\n")];
+        always(
+            b"a AUTHENTICATE PLAIN\r\n",
+            b"",
+            script,
+            "P1 AUTHENTICATE PLAIN\r\n*\r\n",
+            "+ \r\na BAD Authentication cancelled.\r\n",
+            aborted,
+        );
         let script: &[(&str, &[u8])] = &[("B", b"+ \r\n"), ("C", b"!!!!\r\n")];
-        always(b"a AUTHENTICATE PLAIN\r\n", b"", script, "P1 AUTHENTICATE PLAIN\r\n", "+ \r\na BAD That is not base64.\r\n", aborted);
+        always(
+            b"a AUTHENTICATE PLAIN\r\n",
+            b"",
+            script,
+            "P1 AUTHENTICATE PLAIN\r\n",
+            "+ \r\na BAD That is not base64.\r\n",
+            aborted,
+        );
         let mut endless: Vec<(&str, &[u8])> = vec![("B", b"+ \r\n")];
         endless.extend([("C", &b"AAAA\r\n"[..]), ("B", b"+ \r\n")].repeat(8));
         endless.push(("C", b"AAAA\r\n"));
@@ -544,7 +639,10 @@ mod tests {
         let mut exchange = Exchange::new(&login, &repair, LIMITS, b"P1");
         let (mut b, mut c) = (Vec::new(), Vec::new());
         exchange.start(Dialect::default(), &fields, &mut b);
-        assert_eq!(exchange.on_backend(&mut b"+ VXNlcm5hbWU6\r\n".to_vec(), &mut b, &mut c), Step::Client);
+        assert_eq!(
+            exchange.on_backend(&mut b"+ VXNlcm5hbWU6\r\n".to_vec(), &mut b, &mut c),
+            Step::Client
+        );
         let mut input = Input::default();
         input.buffer().extend_from_slice(b"Ym9i\r\n");
         assert_eq!(exchange.on_client(&mut input, &mut b, &mut c), Step::Backend);

@@ -20,8 +20,6 @@ pub mod dialogue;
 
 pub mod login;
 
-pub mod capability;
-
 pub mod follow;
 
 pub mod secret;

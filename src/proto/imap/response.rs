@@ -41,7 +41,8 @@ pub struct TooLong {
 pub fn next(input: &[u8], max: usize) -> Result<Option<(Response<'_>, &[u8], usize)>, TooLong> {
     let mut from = 0;
     loop {
-        let Some(end) = memchr(b'\n', input.get(from..).unwrap_or_default()).map(|at| from + at) else {
+        let Some(end) = memchr(b'\n', input.get(from..).unwrap_or_default()).map(|at| from + at)
+        else {
             return if input.len() > max { Err(TooLong { max }) } else { Ok(None) };
         };
         if end >= max {
@@ -58,7 +59,8 @@ pub fn next(input: &[u8], max: usize) -> Result<Option<(Response<'_>, &[u8], usi
         let Some(size) = literal else {
             return Ok(Some((response, whole, end + 1)));
         };
-        from = usize::try_from(size).ok().and_then(|n| n.checked_add(end + 1)).unwrap_or(usize::MAX);
+        from =
+            usize::try_from(size).ok().and_then(|n| n.checked_add(end + 1)).unwrap_or(usize::MAX);
         if from > max {
             return Err(TooLong { max });
         }
@@ -147,7 +149,10 @@ mod tests {
         for cut in 0..26 {
             assert_eq!(next(&input[..cut], 100), Ok(None), "cut at {cut}");
         }
-        assert_eq!(next(input, 100).map(|r| r.map(|(r, _, n)| (r, n))), Ok(Some((Response::Untagged, 26))));
+        assert_eq!(
+            next(input, 100).map(|r| r.map(|(r, _, n)| (r, n))),
+            Ok(Some((Response::Untagged, 26)))
+        );
     }
 
     #[test]

@@ -56,7 +56,8 @@ impl Mechanism {
             // gs2-header, then n=user,r=nonce (RFC 5802 §7)
             (Self::ScramSha1 | Self::ScramSha256, 0) => {
                 let bare = message.splitn(3, |&byte| byte == b',').nth(2)?;
-                let user = bare.split(|&byte| byte == b',').find_map(|part| part.strip_prefix(b"n="))?;
+                let user =
+                    bare.split(|&byte| byte == b',').find_map(|part| part.strip_prefix(b"n="))?;
                 return Some(unescape_saslname(user));
             }
             (Self::XOAuth2, 0) => {
@@ -101,7 +102,18 @@ mod tests {
         for good in [&b""[..], b"AA==", b"AAA=", b"AAAA"] {
             assert!(decode(good).is_some(), "{good:?}");
         }
-        for bad in [&b"A"[..], b"AA", b"AAA", b"AA=", b"=AAA", b"AA=BBB", b"AA==AA==", b"A\tAA", b"AAA!", b"AB=="] {
+        for bad in [
+            &b"A"[..],
+            b"AA",
+            b"AAA",
+            b"AA=",
+            b"=AAA",
+            b"AA=BBB",
+            b"AA==AA==",
+            b"A\tAA",
+            b"AAA!",
+            b"AB==",
+        ] {
             assert!(decode(bad).is_none(), "{bad:?}");
         }
         assert_eq!(decode_initial(b"=").map(|s| s.expose().len()), Some(0));
@@ -119,7 +131,10 @@ mod tests {
         assert_eq!(user("CRAM-MD5", b"bob b 0123").as_deref(), Some("bob b"));
         assert_eq!(user("SCRAM-SHA-256", b"n,,n=b=2Cb=3D,r=xyz").as_deref(), Some("b,b="));
         assert_eq!(user("XOAUTH2", b"user=bob\x01auth=Bearer t\x01\x01").as_deref(), Some("bob"));
-        assert_eq!(user("OAUTHBEARER", b"n,a=bob,\x01auth=Bearer t\x01\x01").as_deref(), Some("bob"));
+        assert_eq!(
+            user("OAUTHBEARER", b"n,a=bob,\x01auth=Bearer t\x01\x01").as_deref(),
+            Some("bob")
+        );
         assert_eq!(user("GSSAPI", b"whatever"), None);
         assert_eq!(user("PLAIN", b"no nul"), None);
         assert_eq!(Mechanism::of("X-UNKNOWN"), Mechanism::Other);
