@@ -163,13 +163,13 @@ fn every_mechanism_logs_in_with_and_without_an_initial_response() {
             expected.push((mechanism.to_owned(), "ok".to_owned()));
         }
     }
-    let logged: Vec<_> = proxy
-        .logins()
+    let logins = proxy.wait_for_logins(expected.len());
+    let logged: Vec<_> = logins
         .iter()
         .map(|line| (line.field("mechanism").to_ascii_uppercase(), line.field("result")))
         .collect();
     assert_eq!(logged, expected);
-    for line in proxy.logins() {
+    for line in logins {
         assert_eq!(line.field("user"), "alice", "{line:?}");
     }
     let ok = |mechanism: &str| {
@@ -191,7 +191,7 @@ fn mechanisms_refuse_a_wrong_password() {
         let finished = python("sasl.py", &proxy, &[mechanism, "waits", "alice", "wrong"]);
         let refused = finished.stdout.starts_with("refused: a NO [AUTHENTICATIONFAILED]");
         assert!(refused, "{mechanism}: {finished:?}");
-        assert_eq!(proxy.logins()[0].field("result"), "rejected");
+        assert_eq!(proxy.wait_for_logins(1)[0].field("result"), "rejected");
         proxy.stop();
     }
 }
@@ -244,7 +244,7 @@ fn xoauth2_logs_in_and_shows_the_reason_of_a_refusal() {
     let finished = python("sasl.py", &proxy, &["XOAUTH2", "initial", "alice", "not.a.token"]);
     assert!(finished.stdout.starts_with("refused: a NO"), "{finished:?}");
     let logged: Vec<_> = proxy
-        .logins()
+        .wait_for_logins(3)
         .iter()
         .map(|line| (line.field("user"), line.field("mechanism").to_ascii_uppercase()))
         .collect();

@@ -105,9 +105,9 @@ fn c5_line_behind_a_refused_mechanism_is_a_command_and_is_seen_and_logged() {
     client.expect("a NO");
     client.expect("b OK");
     assert_eq!(backend.logins(), [(b"test".to_vec(), b"secret".to_vec())]);
+    let logins = proxy.wait_for_logins(2);
     let logins: Vec<_> =
-        proxy.logins().iter().map(|line| (line.field("user"), line.field("result"))).collect();
-    assert_eq!(logins.len(), 2, "{logins:?}");
+        logins.iter().map(|line| (line.field("user"), line.field("result"))).collect();
     assert_eq!(logins[0].1, "rejected");
     assert_eq!(logins[1], ("test".to_owned(), "ok".to_owned()));
     proxy.stop();

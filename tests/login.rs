@@ -6,6 +6,7 @@ mod support;
 
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
+use std::thread;
 use std::time::Duration;
 
 use support::{
@@ -178,8 +179,6 @@ fn user_and_password_arrive_octet_for_octet() {
     for offered in ["LITERAL+", "LITERAL-", "IDLE"] {
         let backend = FakeBackend::imap(offered, |_, _| false);
         let proxy = Proxy::start(&backend, "");
-        let mut client = proxy.connect();
-        client.expect("* OK ");
         let mut expected = Vec::new();
         let long = [b'x'; 4096];
         for octets in [
@@ -205,8 +204,9 @@ fn user_and_password_arrive_octet_for_octet() {
             b"nil",
             &long,
         ] {
-            let sync = client_literals(octets, "secret\r\n.".as_bytes());
-            client.send(sync);
+            let mut client = proxy.connect();
+            client.expect("* OK ");
+            client.send(client_literals(octets, b"secret\r\n."));
             client.expect("a NO");
             expected.push((octets.to_vec(), b"secret\r\n.".to_vec()));
             client.send(client_literals(b"alice", octets));
@@ -214,6 +214,8 @@ fn user_and_password_arrive_octet_for_octet() {
             expected.push((b"alice".to_vec(), octets.to_vec()));
         }
         // Quoted, with the two characters that are escaped.
+        let mut client = proxy.connect();
+        client.expect("* OK ");
         client.send("b LOGIN \"dom\\\\user\" \"say \\\"x\\\"\"\r\n");
         client.expect("b NO");
         expected.push((b"dom\\user".to_vec(), b"say \"x\"".to_vec()));
@@ -241,8 +243,9 @@ fn refused_login_may_be_tried_again_on_the_same_connection() {
     assert!(answer.starts_with("NO [AUTHENTICATIONFAILED]"), "{answer}");
     assert!(client.result("NOOP").starts_with("OK"));
     assert!(client.result("LOGIN alice secret").starts_with("OK"));
-    let logins: Vec<_> = proxy.logins().iter().map(|line| line.field("result")).collect();
-    assert_eq!(logins, ["rejected", "ok"]);
+    let logins = proxy.wait_for_logins(2);
+    let results: Vec<_> = logins.iter().map(|line| line.field("result")).collect();
+    assert_eq!(results, ["rejected", "ok"]);
     assert!(client.result("LOGOUT").starts_with("OK"));
     proxy.stop();
 }
@@ -387,8 +390,9 @@ fn authentication_is_cancelled_with_a_star() {
     client.expect("a BAD");
     assert!(client.result("NOOP").starts_with("OK"));
     assert!(client.result("LOGIN alice secret").starts_with("OK"));
-    let logins: Vec<_> = proxy.logins().iter().map(|line| line.field("result")).collect();
-    assert_eq!(logins, ["aborted", "ok"]);
+    let logins = proxy.wait_for_logins(2);
+    let results: Vec<_> = logins.iter().map(|line| line.field("result")).collect();
+    assert_eq!(results, ["aborted", "ok"]);
     proxy.stop();
 }
 
@@ -458,15 +462,15 @@ fn log_names_the_one_who_authenticates() {
     let mut client = proxy.connect();
     client.expect("* OK ");
     assert!(client.result("AUTHENTICATE PLAIN dXNlcjEAdGVzdABzZWNyZXQ=").starts_with("OK"));
-    let login = &proxy.logins()[0];
+    let login = &proxy.wait_for_logins(1)[0];
     assert_eq!(login.field("user"), "test", "{login:?}");
     assert_eq!(login.field("mechanism").to_ascii_uppercase(), "PLAIN");
     proxy.stop();
 }
 
-/// D12 and D13: only the codes of a list pass, and no text of a refusal.
+/// D12 and D13: what tells a guesser which half was wrong is replaced, what helps a person passes.
 #[test]
-fn refusals_keep_known_codes_and_lose_their_text() {
+fn refusals_keep_known_codes_and_lose_their_text_otherwise() {
     let backend = FakeBackend::imap("", |session, command| {
         if command.name != "LOGIN" {
             return false;
@@ -475,25 +479,28 @@ fn refusals_keep_known_codes_and_lose_their_text() {
         session.send(format!("{} NO {code}no such user bob\r\n", command.tag))
     });
     let proxy = Proxy::start(&backend, "");
-    for (from_backend, to_client) in [
-        ("", "NO [AUTHENTICATIONFAILED] "),
-        ("[AUTHENTICATIONFAILED] ", "NO [AUTHENTICATIONFAILED] "),
-        ("[REFERRAL IMAP://evil.example/] ", "NO [AUTHENTICATIONFAILED] "),
-        ("[ALERT] ", "NO [AUTHENTICATIONFAILED] "),
-        ("[UNAVAILABLE] ", "NO [UNAVAILABLE] "),
-        ("[LIMIT] ", "NO [LIMIT] "),
-        ("[EXPIRED] ", "NO [EXPIRED] "),
-        ("[CONTACTADMIN] ", "NO [CONTACTADMIN] "),
-        ("[PRIVACYREQUIRED] ", "NO [PRIVACYREQUIRED] "),
-        ("[AUTHORIZATIONFAILED] ", "NO [AUTHORIZATIONFAILED] "),
-    ] {
+    let answer = |code: &str| {
         let mut client = proxy.connect();
         client.expect("* OK ");
-        let answer = client.result(&format!("LOGIN \"{from_backend}\" x"));
-        assert!(answer.starts_with(to_client), "{from_backend}: {answer}");
-        for secret in ["bob", "evil"] {
-            assert!(!answer.contains(secret), "{from_backend}: {answer}");
-        }
+        client.result(&format!("LOGIN \"{code}\" x"))
+    };
+    for code in
+        ["", "[AUTHENTICATIONFAILED] ", "[REFERRAL IMAP://evil/] ", "[NONEXISTENT] ", "[X Y] "]
+    {
+        assert_eq!(answer(code), answer(""));
+        assert!(answer(code).starts_with("NO [AUTHENTICATIONFAILED] "), "{}", answer(code));
+        assert!(!answer(code).contains("bob"), "{}", answer(code));
+    }
+    for code in [
+        "UNAVAILABLE",
+        "LIMIT",
+        "EXPIRED",
+        "CONTACTADMIN",
+        "PRIVACYREQUIRED",
+        "AUTHORIZATIONFAILED",
+    ] {
+        let answer = answer(&format!("[{code}] "));
+        assert!(answer.starts_with(&format!("NO [{code}] ")), "{answer}");
     }
     proxy.stop();
 }
@@ -598,14 +605,14 @@ fn misbehave(session: &mut Session, fault: usize) -> bool {
         11 => {
             // A byte now and then: the deadline is one for the whole greeting.
             while session.send("*") {
-                std::thread::sleep(Duration::from_millis(50));
+                thread::sleep(Duration::from_millis(50));
             }
             true
         }
         12 => {
-            // Line after line, none of them a greeting.
+            // Greets, talks on, and answers no command.
             while session.send("* OK [ALERT] soon\r\n") {
-                std::thread::sleep(Duration::from_millis(20));
+                thread::sleep(Duration::from_millis(20));
             }
             true
         }
@@ -613,7 +620,8 @@ fn misbehave(session: &mut Session, fault: usize) -> bool {
     }
 }
 
-const FAULTS: usize = 12;
+/// Those before a greeting.
+const FAULTS: usize = 11;
 
 #[test]
 fn broken_backend_gets_no_password_and_the_client_may_try_again() {
@@ -650,7 +658,7 @@ fn broken_backend_gets_no_password_and_the_client_may_try_again() {
 
 #[test]
 fn backend_that_was_never_seen_gives_bye_until_it_is_seen() {
-    for number in 1..=FAULTS {
+    for number in 1..=FAULTS + 1 {
         let healed = Switch::default();
         let switch = healed.clone();
         let backend = FakeBackend::raw(move |session| {
@@ -709,7 +717,7 @@ fn servers_are_tried_in_order() {
     );
     let mut client = proxy.connect();
     client.log_in("alice", "secret");
-    assert_eq!(proxy.logins()[0].field("backend"), backend.address());
+    assert_eq!(proxy.wait_for_logins(1)[0].field("backend"), backend.address());
     proxy.stop();
 }
 
@@ -761,7 +769,8 @@ fn backend_that_goes_or_is_silent_in_the_middle_of_a_login_is_unavailable() {
     silent.set();
     assert!(client.result("LOGIN alice secret").starts_with("NO [UNAVAILABLE]"));
     assert!(client.result("NOOP").starts_with("OK"));
-    let results: Vec<_> = proxy.logins().iter().map(|line| line.field("result")).collect();
+    let logins = proxy.wait_for_logins(2);
+    let results: Vec<_> = logins.iter().map(|line| line.field("result")).collect();
     assert_eq!(results, ["unavailable", "unavailable"]);
     proxy.stop();
 }
@@ -795,7 +804,7 @@ fn login_and_session_lines_hold_what_is_promised() {
     let mut client = proxy.connect();
     let address = client.tcp().local_addr().unwrap().to_string();
     client.log_in("alice", "secret");
-    let login = proxy.logins().pop().expect("the line is there when the result passes");
+    let login = proxy.wait_for_logins(1).remove(0);
     assert_eq!(login.field("user"), "alice");
     assert_eq!(login.field("mechanism"), "LOGIN");
     assert_eq!(login.field("result"), "ok");
@@ -825,7 +834,7 @@ fn login_and_session_lines_hold_what_is_promised() {
 fn many_users_log_in_at_the_same_time() {
     let dovecot = Dovecot::start();
     let proxy = Proxy::start(&dovecot, "");
-    std::thread::scope(|scope| {
+    thread::scope(|scope| {
         for _ in 0..20 {
             scope.spawn(|| {
                 let mut client: Client = proxy.logged_in();

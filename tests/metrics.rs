@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use support::{Dovecot, FakeBackend, PATIENCE, Proxy, TlsOptions, wait_until};
 
-const REASONS: [&str; 21] = [
+const REASONS: [&str; 23] = [
     "logout",
     "client_closed",
     "client_vanished",
@@ -20,8 +20,10 @@ const REASONS: [&str; 21] = [
     "not_tls",
     "login_timeout",
     "too_many_bad_commands",
+    "too_many_commands",
     "too_long",
     "protocol_violation",
+    "backend_unavailable",
     "idle_timeout",
     "write_timeout",
     "half_closed_timeout",
@@ -277,9 +279,7 @@ fn log_lines_cannot_be_forged() {
             );
         }
         if format == "json" {
-            let logins = proxy.logins();
-            assert_eq!(logins.len(), 8, "{text}");
-            for login in logins {
+            for login in proxy.wait_for_logins(8) {
                 assert_eq!(login.field("result"), "rejected");
                 assert_ne!(login.field("user"), "forged");
             }

@@ -227,7 +227,7 @@ mail_location = maildir:FOLDER/mail/%u
 mailbox_idle_check_interval = 1s
 first_valid_uid = 1
 default_process_limit = 2000
-default_client_limit = 4000
+default_client_limit = 8000
 passdb {
   driver = passwd-file
   args = scheme=PLAIN username_format=%u FOLDER/users

@@ -349,6 +349,15 @@ impl<'a> Proxy<'a> {
         self.log().into_iter().filter(|line| line.message() == "login").collect()
     }
 
+    /// The same, once there are `count`: the log is written at leisure.
+    #[track_caller]
+    pub fn wait_for_logins(&self, count: usize) -> Vec<LogLine> {
+        within(PATIENCE, &format!("{count} login lines"), || self.logins().len() >= count);
+        let logins = self.logins();
+        assert_eq!(logins.len(), count, "{logins:#?}");
+        logins
+    }
+
     /// The log as it is.
     pub fn text(&self) -> String {
         self.process().text()
