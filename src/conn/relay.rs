@@ -222,13 +222,13 @@ impl Relay {
     ) -> Result<(), End> {
         if !from_backend.is_empty() {
             session.backend_to_client += count(&ctx.metrics.backend_to_client, from_backend.len());
-            self.to_client(&mut from_backend, ctx, now)?;
+            self.pass_to_client(&mut from_backend, ctx, now)?;
         }
         if !from_client.bytes().is_empty() {
             session.client_to_backend +=
                 count(&ctx.metrics.client_to_backend, from_client.bytes().len());
             let mut bytes = from_client.bytes().to_vec();
-            self.to_backend(&mut bytes, now)?;
+            self.pass_to_backend(&mut bytes, now)?;
         }
         Ok(())
     }
@@ -275,11 +275,11 @@ impl Relay {
         self.follow.unhold(Direction::BackendToClient, &mut plain);
         let read = poll_read_buf(Pin::new(&mut self.backend), cx, &mut plain);
         let result = match read {
-            Poll::Ready(Ok(0)) => Poll::Ready(Err(self.backend_ended(&mut plain))),
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(self.backend_ended(&plain))),
             Poll::Ready(Ok(n)) => {
                 moved.from_backend = true;
                 session.backend_to_client += count(&ctx.metrics.backend_to_client, n);
-                Poll::Ready(self.to_client(&mut plain, ctx, now))
+                Poll::Ready(self.pass_to_client(&mut plain, ctx, now))
             }
             Poll::Ready(Err(_)) => Poll::Ready(Err(End {
                 reason: Reason::BackendLost,
@@ -287,7 +287,7 @@ impl Relay {
                 close_notify: false,
             })),
             // What was held is held again.
-            Poll::Pending if !plain.is_empty() => match self.to_client(&mut plain, ctx, now) {
+            Poll::Pending if !plain.is_empty() => match self.pass_to_client(&mut plain, ctx, now) {
                 Ok(()) => Poll::Pending,
                 Err(end) => Poll::Ready(Err(end)),
             },
@@ -326,7 +326,7 @@ impl Relay {
         let held = plain.len();
         let read = self.client.poll_receive(&mut plain, cx);
         session.client_to_backend += count(&ctx.metrics.client_to_backend, plain.len() - held);
-        let passed = if plain.is_empty() { Ok(()) } else { self.to_backend(&mut plain, now) };
+        let passed = if plain.is_empty() { Ok(()) } else { self.pass_to_backend(&mut plain, now) };
         PLAIN.set(plain);
         passed?;
         match read {
@@ -338,7 +338,12 @@ impl Relay {
         Poll::Ready(Ok(()))
     }
 
-    fn to_client(&mut self, plain: &mut Vec<u8>, ctx: &Context, now: Instant) -> Result<(), End> {
+    fn pass_to_client(
+        &mut self,
+        plain: &mut Vec<u8>,
+        ctx: &Context,
+        now: Instant,
+    ) -> Result<(), End> {
         let metrics = &self.metrics;
         let mut completed =
             |verb, took: Duration| metrics.command(verb).observe(took.as_secs_f64());
@@ -353,7 +358,7 @@ impl Relay {
         Ok(())
     }
 
-    fn to_backend(&mut self, plain: &mut Vec<u8>, now: Instant) -> Result<(), End> {
+    fn pass_to_backend(&mut self, plain: &mut Vec<u8>, now: Instant) -> Result<(), End> {
         if self.follow.client(plain, now.into_std()).is_err() {
             return Err(Reason::ProtocolViolation.into());
         }
@@ -371,7 +376,7 @@ impl Relay {
         }
     }
 
-    fn backend_ended(&mut self, held: &mut Vec<u8>) -> End {
+    fn backend_ended(&mut self, held: &[u8]) -> End {
         if !held.is_empty() {
             let _ = self.client.queue(held); // the beginning of a response that never came
             return End { reason: Reason::BackendTruncated, last: b"", close_notify: false };
