@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{Readiness, probes};
 use crate::backend::{Backends, dial, learn};
 use crate::config::settings::Settings;
-use crate::conn::{self, Context, accept};
+use crate::conn::{self, Context, accept, socket};
 use crate::metrics::Metrics;
 use crate::tls;
 
@@ -33,7 +33,7 @@ const RESERVED_DESCRIPTORS: u64 = 48;
 pub enum Error {
     #[error(transparent)]
     Tls(#[from] tls::Error),
-    #[error("can't listen on {address} ({key}): {source}")]
+    #[error("can't listen on {address} ({key}): {}", socket::why(source))]
     Listen { address: SocketAddr, key: &'static str, source: io::Error },
     #[error("can't look names up: {0}")]
     Resolver(#[from] dial::Error),

@@ -68,7 +68,7 @@ pub enum Error {
     Resolver(String),
     #[error("{host} does not resolve: {why}")]
     Resolve { host: String, why: String },
-    #[error("can't connect to {address}: {source}")]
+    #[error("can't connect to {address}: {}", socket::why(source))]
     Connect { address: SocketAddr, source: io::Error },
     #[error("no connection within {0:?}")]
     Timeout(Duration),
@@ -185,14 +185,16 @@ async fn greeting(mut stream: TcpStream) -> Result<Link, Error> {
     let mut input = Vec::with_capacity(1024);
     loop {
         let whole = response::next(&input, MAX_GREETING);
-        if let Some((response, line, taken)) = whole.map_err(|_| Error::NotImap(shown(&input)))? {
+        if let Some(response::Whole { response, line, length }) =
+            whole.map_err(|_| Error::NotImap(shown(&input)))?
+        {
             let greeting = match response {
                 Response::Status { kind: Kind::Ok, text } => text.to_vec(),
                 Response::Status { kind: Kind::PreAuth, .. } => return Err(Error::Preauth),
                 Response::Status { kind: Kind::Bye, text } => return Err(Error::Bye(shown(text))),
                 _ => return Err(Error::NotImap(shown(line))),
             };
-            input.drain(..taken);
+            input.drain(..length);
             return Ok(Link { stream, input, greeting });
         }
         if stream.read_buf(&mut input).await.unwrap_or(0) == 0 {

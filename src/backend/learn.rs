@@ -114,8 +114,9 @@ async fn capabilities(link: Link) -> Result<(Vec<u8>, Vec<u8>), Error> {
     stream.write_all(b"L1 CAPABILITY\r\n").await?;
     let mut list = None;
     loop {
-        while let Some((response, line, taken)) = response::next(&input, MAX_ANSWER)
-            .map_err(|_| Error::NoCapabilities("it says too much"))?
+        while let Some(response::Whole { response, line, length }) =
+            response::next(&input, MAX_ANSWER)
+                .map_err(|_| Error::NoCapabilities("it says too much"))?
         {
             match response {
                 Response::Tagged { tag: TAG, kind: Kind::Ok, .. } => {
@@ -135,7 +136,7 @@ async fn capabilities(link: Link) -> Result<(Vec<u8>, Vec<u8>), Error> {
                 }
                 _ => return Err(Error::NoCapabilities("something that is not IMAP")),
             }
-            input.drain(..taken);
+            input.drain(..length);
         }
         if stream.read_buf(&mut input).await? == 0 {
             return Err(Error::NoCapabilities("it closed the connection"));

@@ -52,24 +52,36 @@ thread_local! {
     static PLAIN: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// How the relay ended, and how to close the client's side.
+/// How the relay ended, and how the client's side is closed.
 struct End {
     reason: Reason,
-    /// Said before close_notify.
-    last: &'static [u8],
-    /// Without it the client sees a truncation.
-    close_notify: bool,
+    farewell: Farewell,
+}
+
+enum Farewell {
+    /// Last words, close_notify.
+    Say(&'static [u8]),
+    /// What is under way goes out, without close_notify: the client sees that something is missing.
+    Truncate,
+    /// The client is not there to hear anything.
+    Drop,
 }
 
 impl From<Reason> for End {
     fn from(reason: Reason) -> Self {
-        Self { reason, last: b"", close_notify: true }
+        Self { reason, farewell: Farewell::Say(b"") }
     }
 }
 
 impl From<tls::Error> for End {
     fn from(error: tls::Error) -> Self {
-        Self { reason: error.into(), last: b"", close_notify: false }
+        Self { reason: error.into(), farewell: Farewell::Drop }
+    }
+}
+
+impl End {
+    fn truncated(reason: Reason) -> Self {
+        Self { reason, farewell: Farewell::Truncate }
     }
 }
 
@@ -108,9 +120,14 @@ pub async fn run(pair: Pair, session: &mut Session, ctx: &Context) -> Reason {
         })
         .await
     };
-    if end.close_notify && (end.last.is_empty() || relay.client.queue(end.last).is_ok()) {
-        drop(relay.backend);
-        relay.client.close(LAST_WORDS.min(ctx.timeouts.write)).await;
+    drop(relay.backend);
+    let limit = LAST_WORDS.min(ctx.timeouts.write);
+    match end.farewell {
+        Farewell::Say(last) if last.is_empty() || relay.client.queue(last).is_ok() => {
+            relay.client.close(limit).await;
+        }
+        Farewell::Truncate => relay.client.truncate(limit).await,
+        Farewell::Say(_) | Farewell::Drop => {}
     }
     end.reason
 }
@@ -222,13 +239,13 @@ impl Relay {
     ) -> Result<(), End> {
         if !from_backend.is_empty() {
             session.backend_to_client += count(&ctx.metrics.backend_to_client, from_backend.len());
-            self.to_client(&mut from_backend, ctx, now)?;
+            self.pass_to_client(&mut from_backend, ctx, now)?;
         }
         if !from_client.bytes().is_empty() {
             session.client_to_backend +=
                 count(&ctx.metrics.client_to_backend, from_client.bytes().len());
             let mut bytes = from_client.bytes().to_vec();
-            self.to_backend(&mut bytes, now)?;
+            self.pass_to_backend(&mut bytes, now)?;
         }
         Ok(())
     }
@@ -275,19 +292,15 @@ impl Relay {
         self.follow.unhold(Direction::BackendToClient, &mut plain);
         let read = poll_read_buf(Pin::new(&mut self.backend), cx, &mut plain);
         let result = match read {
-            Poll::Ready(Ok(0)) => Poll::Ready(Err(self.backend_ended(&mut plain))),
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(self.backend_ended(&plain))),
             Poll::Ready(Ok(n)) => {
                 moved.from_backend = true;
                 session.backend_to_client += count(&ctx.metrics.backend_to_client, n);
-                Poll::Ready(self.to_client(&mut plain, ctx, now))
+                Poll::Ready(self.pass_to_client(&mut plain, ctx, now))
             }
-            Poll::Ready(Err(_)) => Poll::Ready(Err(End {
-                reason: Reason::BackendLost,
-                last: b"",
-                close_notify: false,
-            })),
+            Poll::Ready(Err(_)) => Poll::Ready(Err(End::truncated(Reason::BackendLost))),
             // What was held is held again.
-            Poll::Pending if !plain.is_empty() => match self.to_client(&mut plain, ctx, now) {
+            Poll::Pending if !plain.is_empty() => match self.pass_to_client(&mut plain, ctx, now) {
                 Ok(()) => Poll::Pending,
                 Err(end) => Poll::Ready(Err(end)),
             },
@@ -306,7 +319,7 @@ impl Relay {
         moved: &mut Moved,
         cx: &mut Cx<'_>,
     ) -> Poll<Result<(), End>> {
-        let lost = |_| End { reason: Reason::BackendLost, last: b"", close_notify: false };
+        let lost = |_| End::truncated(Reason::BackendLost);
         ready!(self.to_backend.poll_flush(&mut self.backend, cx, &mut moved.to_backend))
             .map_err(lost)?;
         if self.client_ended {
@@ -326,7 +339,7 @@ impl Relay {
         let held = plain.len();
         let read = self.client.poll_receive(&mut plain, cx);
         session.client_to_backend += count(&ctx.metrics.client_to_backend, plain.len() - held);
-        let passed = if plain.is_empty() { Ok(()) } else { self.to_backend(&mut plain, now) };
+        let passed = if plain.is_empty() { Ok(()) } else { self.pass_to_backend(&mut plain, now) };
         PLAIN.set(plain);
         passed?;
         match read {
@@ -338,7 +351,12 @@ impl Relay {
         Poll::Ready(Ok(()))
     }
 
-    fn to_client(&mut self, plain: &mut Vec<u8>, ctx: &Context, now: Instant) -> Result<(), End> {
+    fn pass_to_client(
+        &mut self,
+        plain: &mut Vec<u8>,
+        ctx: &Context,
+        now: Instant,
+    ) -> Result<(), End> {
         let metrics = &self.metrics;
         let mut completed =
             |verb, took: Duration| metrics.command(verb).observe(took.as_secs_f64());
@@ -353,7 +371,7 @@ impl Relay {
         Ok(())
     }
 
-    fn to_backend(&mut self, plain: &mut Vec<u8>, now: Instant) -> Result<(), End> {
+    fn pass_to_backend(&mut self, plain: &mut Vec<u8>, now: Instant) -> Result<(), End> {
         if self.follow.client(plain, now.into_std()).is_err() {
             return Err(Reason::ProtocolViolation.into());
         }
@@ -366,15 +384,15 @@ impl Relay {
         match sent {
             // It may have said why before it closed: its own end comes with the next read.
             Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
-            Err(_) => Err(End { reason: Reason::BackendLost, last: b"", close_notify: false }),
+            Err(_) => Err(End::truncated(Reason::BackendLost)),
             Ok(()) => Ok(()),
         }
     }
 
-    fn backend_ended(&mut self, held: &mut Vec<u8>) -> End {
+    fn backend_ended(&mut self, held: &[u8]) -> End {
         if !held.is_empty() {
             let _ = self.client.queue(held); // the beginning of a response that never came
-            return End { reason: Reason::BackendTruncated, last: b"", close_notify: false };
+            return End::truncated(Reason::BackendTruncated);
         }
         if self.follow.logout_seen() {
             Reason::Logout.into()
@@ -383,7 +401,7 @@ impl Relay {
         } else if !self.follow.is_following() || self.follow.ended_orderly() {
             Reason::BackendClosed.into()
         } else {
-            End { reason: Reason::BackendTruncated, last: b"", close_notify: false }
+            End::truncated(Reason::BackendTruncated)
         }
     }
 
@@ -400,10 +418,9 @@ impl Relay {
 
     fn overdue(&mut self, ctx: &Context, now: Instant) -> Option<End> {
         let may_speak = self.follow.may_interrupt();
-        let told = |reason, last| End {
-            reason,
-            last: if may_speak { last } else { b"" },
-            close_notify: may_speak,
+        let told = |reason, last| match may_speak {
+            true => End { reason, farewell: Farewell::Say(last) },
+            false => End::truncated(reason),
         };
         let stalled = [self.client_stalled, self.backend_stalled].into_iter().flatten();
         if stalled.min().is_some_and(|since| now >= since + ctx.timeouts.write) {

@@ -30,6 +30,15 @@ pub fn out_of_descriptors(error: &io::Error) -> bool {
         .is_some_and(|code| [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error).contains(&code))
 }
 
+/// An error in the system's words, without the number that says the same.
+pub fn why(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error ") {
+        Some(at) => text[..at].to_owned(),
+        None => text,
+    }
+}
+
 /// Bytes that the socket did not take yet. Empty, it owns no memory.
 #[derive(Default)]
 pub struct Unsent {

@@ -451,14 +451,19 @@ impl Client {
         flushed.map_err(|_| Error::WriteTimeout)?.map_err(Error::Io)
     }
 
-    /// The orderly end: what was queued, close_notify, FIN; then what the client still sends is read away for a
-    /// moment.
+    /// The orderly end: what was queued, close_notify, FIN; then what the client still sends is read away
+    /// for a moment.
     pub async fn close(&mut self, limit: Duration) {
         if self.queue_close_notify().is_ok() {
-            let flushed = timeout(limit, poll_fn(|cx| self.poll_flush(cx, &mut false))).await;
-            if matches!(flushed, Ok(Ok(()))) && !self.ended {
-                linger(&mut self.socket).await;
-            }
+            self.truncate(limit).await;
+        }
+    }
+
+    /// What was queued, and FIN: without close_notify the client knows that more should have come.
+    pub async fn truncate(&mut self, limit: Duration) {
+        let flushed = timeout(limit, poll_fn(|cx| self.poll_flush(cx, &mut false))).await;
+        if matches!(flushed, Ok(Ok(()))) && !self.ended {
+            linger(&mut self.socket).await;
         }
     }
 }

@@ -172,8 +172,8 @@ impl<'a> Exchange<'a> {
                 Err(response::TooLong { .. }) => {
                     return self.unavailable("it says too much before its result", to_client);
                 }
-                Ok(Some((response, line, taken))) => {
-                    (self.on_response(response, line, to_backend, to_client), taken)
+                Ok(Some(response::Whole { response, line, length })) => {
+                    (self.on_response(response, line, to_backend, to_client), length)
                 }
             };
             self.responses += taken;

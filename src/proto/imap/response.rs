@@ -37,8 +37,18 @@ pub struct TooLong {
     pub max: usize,
 }
 
-/// The response at the front of `input`, its bytes without the last line end, and how many to take off.
-pub fn next(input: &[u8], max: usize) -> Result<Option<(Response<'_>, &[u8], usize)>, TooLong> {
+/// A whole response at the front of the input.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Whole<'a> {
+    pub response: Response<'a>,
+    /// Its bytes, literals included, without the last line end.
+    pub line: &'a [u8],
+    /// How many bytes to take off the input.
+    pub length: usize,
+}
+
+/// The response at the front of `input`, if it is whole.
+pub fn next(input: &[u8], max: usize) -> Result<Option<Whole<'_>>, TooLong> {
     let mut from = 0;
     loop {
         let Some(end) = memchr(b'\n', input.get(from..).unwrap_or_default()).map(|at| from + at)
@@ -57,7 +67,7 @@ pub fn next(input: &[u8], max: usize) -> Result<Option<(Response<'_>, &[u8], usi
             _ => None,
         };
         let Some(size) = literal else {
-            return Ok(Some((response, whole, end + 1)));
+            return Ok(Some(Whole { response, line: whole, length: end + 1 }));
         };
         from =
             usize::try_from(size).ok().and_then(|n| n.checked_add(end + 1)).unwrap_or(usize::MAX);
@@ -129,7 +139,9 @@ mod tests {
 
     #[test]
     fn responses_are_told_apart() {
-        let of = |line: &'static [u8]| next(line, 100).map(|r| r.map(|(r, _, n)| (r, n)));
+        let of = |line: &'static [u8]| {
+            next(line, 100).map(|r| r.map(|whole| (whole.response, whole.length)))
+        };
         let status = |kind, text| Response::Status { kind, text };
         assert_eq!(of(b"+\r\n"), Ok(Some((Response::Continuation(b""), 3))));
         assert_eq!(of(b"+ Zm9v\r\n"), Ok(Some((Response::Continuation(b"Zm9v"), 8))));
@@ -150,7 +162,7 @@ mod tests {
             assert_eq!(next(&input[..cut], 100), Ok(None), "cut at {cut}");
         }
         assert_eq!(
-            next(input, 100).map(|r| r.map(|(r, _, n)| (r, n))),
+            next(input, 100).map(|r| r.map(|whole| (whole.response, whole.length))),
             Ok(Some((Response::Untagged, 26)))
         );
     }
