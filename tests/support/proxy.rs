@@ -375,6 +375,15 @@ impl<'a> Proxy<'a> {
         self.process().cpu_time()
     }
 
+    /// From now on at most so many descriptors may be open.
+    #[track_caller]
+    pub fn limit_descriptors(&self, limit: usize) {
+        let mut command = Command::new(super::program("prlimit", "util-linux"));
+        let pid = self.process().pid();
+        command.arg(format!("--pid={pid}")).arg(format!("--nofile={limit}:{limit}"));
+        super::run(&mut command, b"", PATIENCE).succeeded();
+    }
+
     pub fn running(&self) -> bool {
         self.process().exited().is_none()
     }
