@@ -2,8 +2,8 @@
 //!
 //! In: the arguments of the process. Out: [`Error`] with an exit code, or nothing. A command is a
 //! module with `Args`, which clap fills and whose documentation is its `--help`, and
-//! `run(&Args) -> Result<(), Error>`. What a command is asked for goes to standard output; findings,
-//! errors and the log go to standard error. Only `main` exits.
+//! `run(&Args) -> Result<(), Error>`. What a command is asked for goes to standard output, the log too;
+//! findings and errors go to standard error. Only `main` exits.
 
 mod run;
 

@@ -33,7 +33,7 @@ section! {
         pub timeouts: Timeouts,
         /// The HTTP listener for Prometheus and for probes. Without this section none is opened.
         pub metrics: Option<Metrics>,
-        /// What is written to standard error, and how.
+        /// What is written to the log, and how.
         pub log: Log,
     }
 }
@@ -163,7 +163,7 @@ section! {
 }
 
 section! {
-    /// The log goes to standard error.
+    /// The log goes to standard output.
     pub struct Log is "a section" {
         /// How much: error, warn, info, debug or trace.
         pub level: Level = "info",
