@@ -29,6 +29,10 @@
 //! `current == Tracked` means the last of `commands`.
 //! Not here: the dialogue before login (`dialogue`, `login`), buffers, clocks, sockets (`conn::relay`).
 
+mod client;
+
+mod backend;
+
 mod head;
 
 mod marker;
@@ -37,14 +41,11 @@ mod marker;
 mod tests;
 
 use std::fmt;
-use std::time::{Duration, Instant};
+use std::time::Instant;
 
-use memchr::memchr;
-
-use super::capability::Repair;
+use head::Refused;
 pub use head::Verb;
-use head::{BackendHead, ClientHead, Order, Refused};
-use marker::{Ending, Tail};
+use marker::Tail;
 
 /// Commands outstanding at one time that are timed.
 const COMMANDS: usize = 32;
@@ -94,6 +95,10 @@ pub struct Follow {
     untracked: u32,
     current: Current,
     kind: Kind,
+    /// The last bytes of this direction were held back. Stays true when the driver takes them to read
+    /// behind them, until it comes back with more.
+    client_partial: bool,
+    backend_partial: bool,
     following: bool,
     bye: bool,
     logout: bool,
@@ -157,7 +162,7 @@ enum Kind {
     Logout,
 }
 
-/// An outstanding command. 56 bytes.
+/// An outstanding command. 48 bytes.
 #[derive(Debug)]
 struct Command {
     tag: Tag,
@@ -204,6 +209,8 @@ impl Follow {
             untracked: 0,
             current: Current::None,
             kind: Kind::Plain,
+            client_partial: false,
+            backend_partial: false,
             following: true,
             bye: false,
             logout: false,
@@ -221,120 +228,6 @@ impl Follow {
         debug_assert!(held.is_empty() || buffer.is_empty());
         buffer.append(held);
         self.free_aside();
-    }
-
-    /// `buffer`: what was held, and the client's bytes behind it. On return, what the backend gets.
-    ///
-    /// # Errors
-    ///
-    /// The session has to be dropped; what is in `buffer` is of no use.
-    pub fn client(&mut self, buffer: &mut Vec<u8>, now: Instant) -> Result<(), Error> {
-        let mut at = 0;
-        while self.following && at < buffer.len() {
-            let rest = &buffer[at..];
-            match self.client {
-                Client::Literal { left, sync } => {
-                    let (skipped, left) = skip(left, rest);
-                    at += skipped;
-                    self.client = Client::literal(left, sync);
-                }
-                Client::LiteralWait(size) => self.client = Client::literal(size, true),
-                Client::SaslWait => self.client = Client::Sasl,
-                Client::Sasl => {
-                    let Some(end) = memchr(b'\n', rest) else { return Ok(()) };
-                    at += end + 1;
-                    self.client = Client::Start;
-                }
-                Client::Line(mut tail) => {
-                    let Some(end) = memchr(b'\n', rest) else {
-                        tail.take(rest);
-                        self.client = Client::Line(tail);
-                        return Ok(());
-                    };
-                    at += end + 1;
-                    self.on_line_end(tail.end(&rest[..end]), now)?;
-                }
-                Client::Start | Client::Idle => match self.on_client_head(rest, now)? {
-                    Some(passed) => at += passed,
-                    None => {
-                        self.aside.get_or_insert_default().client_held = rest.to_vec();
-                        buffer.truncate(at);
-                    }
-                },
-                Client::Refused(mut tail) => {
-                    let Some(end) = memchr(b'\n', rest) else {
-                        tail.take(rest);
-                        self.client = Client::Refused(tail);
-                        buffer.truncate(at);
-                        return Ok(());
-                    };
-                    self.client = match tail.end(&rest[..end]) {
-                        // Having got its BAD in place of a `+`, the client sends no literal.
-                        Ending::Plain | Ending::Literal(_) => Client::Start,
-                        Ending::NonSync(size) => Client::refused_literal(size),
-                        Ending::Unclear => return Err(Error::RefusedLiteral),
-                    };
-                    buffer.drain(at..=at + end);
-                }
-                Client::RefusedLiteral(left) => {
-                    let (skipped, left) = skip(left, rest);
-                    self.client = Client::refused_literal(left);
-                    buffer.drain(at..at + skipped);
-                }
-            }
-        }
-        Ok(())
-    }
-
-    /// `buffer`: what was held, and the backend's bytes behind it. On return, what the client gets.
-    /// `completed` is called for each command that was answered, with the time from its last byte to its
-    /// tagged response (IDLE: to its `+`).
-    ///
-    /// # Errors
-    ///
-    /// The session has to be dropped; what is in `buffer` may be sent before.
-    pub fn backend(
-        &mut self,
-        buffer: &mut Vec<u8>,
-        repair: &Repair,
-        now: Instant,
-        completed: &mut impl FnMut(Verb, Duration),
-    ) -> Result<(), Error> {
-        let mut at = 0;
-        while self.following && at < buffer.len() {
-            let rest = &buffer[at..];
-            match self.backend {
-                Backend::Literal(left) => {
-                    let (skipped, left) = skip(left, rest);
-                    at += skipped;
-                    self.backend = Backend::literal(left);
-                }
-                Backend::Line(mut tail) => {
-                    let Some(end) = memchr(b'\n', rest) else {
-                        tail.take(rest);
-                        self.backend = Backend::Line(tail);
-                        return Ok(());
-                    };
-                    at += end + 1;
-                    match tail.end(&rest[..end]) {
-                        Ending::Plain => self.backend = Backend::Start,
-                        Ending::Literal(size) => self.backend = Backend::literal(size),
-                        Ending::NonSync(_) | Ending::Unclear => self.lose()?,
-                    }
-                }
-                Backend::Text => {
-                    let Some(end) = memchr(b'\n', rest) else { return Ok(()) };
-                    at += end + 1;
-                    self.backend = Backend::Start;
-                }
-                // Most of what a busy session gets: `* 12 FETCH …`, `* 12 EXISTS`.
-                Backend::Start if matches!(rest, [b'*', b' ', b'0'..=b'9', ..]) => {
-                    self.backend = Backend::Line(Tail::default());
-                }
-                Backend::Start => self.on_backend_head(buffer, at, repair, now, completed)?,
-            }
-        }
-        Ok(())
     }
 
     /// Appends the answers to refused commands, if the backend's bytes stand where they may come between.
@@ -369,14 +262,12 @@ impl Follow {
             Client::Idle => self.commands.len() == 1 && self.phase() == Phase::Idle,
             _ => false,
         };
-        let nothing_waits = self
-            .aside
-            .as_ref()
-            .is_none_or(|aside| aside.client_held.is_empty() && aside.answers.is_empty());
+        let answered = self.aside.as_ref().is_none_or(|aside| aside.refused == 0);
         self.following
             && quiet
             && self.untracked == 0
-            && nothing_waits
+            && !self.client_partial
+            && answered
             && !self.bye
             && self.backend_at_boundary()
     }
@@ -408,240 +299,9 @@ impl Follow {
     }
 }
 
-/// The client's direction.
-impl Follow {
-    /// At a boundary. How many bytes are done with (a command's line is then left to [`Client::Line`]),
-    /// or `None`: more is needed to tell, hold `rest`.
-    fn on_client_head(&mut self, rest: &[u8], now: Instant) -> Result<Option<usize>, Error> {
-        let end = memchr(b'\n', &rest[..rest.len().min(head::CLIENT_HEAD)]);
-        let line = &rest[..end.unwrap_or(rest.len())];
-        let passed = line.len() + 1; // where the line is whole
-        match (self.client, head::client(line, end.is_some())) {
-            (_, ClientHead::Undecided) => Ok(None),
-            (Client::Idle, ClientHead::Done) => {
-                self.client = Client::Start;
-                self.current = Current::None;
-                Ok(Some(passed))
-            }
-            // Some servers end IDLE and drop the line, others would run it.
-            (Client::Idle, _) | (_, ClientHead::Unclear) => self.lose().map(|()| Some(0)),
-            // A late `DONE` crosses with the end of its IDLE; nobody need answer it.
-            (_, ClientHead::Blank | ClientHead::Done) => Ok(Some(passed)),
-            (_, ClientHead::Command { tag, order }) => {
-                self.begin(tag, order, now)?;
-                Ok(Some(0))
-            }
-        }
-    }
-
-    fn begin(&mut self, tag: &[u8], order: Order, now: Instant) -> Result<(), Error> {
-        let (verb, kind) = match order {
-            Order::Run(Verb::Idle) if !tag.is_empty() => (Verb::Idle, Kind::Idle),
-            Order::Run(Verb::Logout) => (Verb::Logout, Kind::Logout),
-            Order::Run(verb) => (verb, Kind::Plain),
-            Order::Authenticate => (Verb::Other, Kind::Sasl),
-            Order::Refuse(refused) => {
-                self.client = Client::Refused(Tail::default());
-                self.current = Current::None;
-                return self.aside.get_or_insert_default().refuse(tag, refused);
-            }
-        };
-        self.client = Client::Line(Tail::default());
-        self.kind = kind;
-        self.current = if tag.is_empty() {
-            Current::Tagless
-        } else if self.commands.len() < COMMANDS {
-            if self.commands.is_empty() {
-                self.commands.reserve_exact(1); // most sessions have one at a time, IDLE for hours
-            }
-            let tag = Tag::new(tag);
-            self.commands.push(Command { tag, sent: now, expects: 0, verb, kind, idling: false });
-            Current::Tracked
-        } else {
-            self.untracked = self.untracked.saturating_add(1);
-            Current::Untracked
-        };
-        Ok(())
-    }
-
-    /// The last of `commands`, if that is the current one.
-    fn current(&mut self) -> Option<&mut Command> {
-        if self.current == Current::Tracked { self.commands.last_mut() } else { None }
-    }
-
-    fn on_line_end(&mut self, ending: Ending, now: Instant) -> Result<(), Error> {
-        match ending {
-            Ending::Plain => self.on_command_end(now),
-            // Neither end can know what the other makes of it.
-            Ending::Unclear => return self.lose(),
-            _ if self.current == Current::Tagless => return self.lose(),
-            // It was answered, so nobody will ask for the literal.
-            Ending::Literal(_) if self.current == Current::Answered => return self.lose(),
-            Ending::Literal(size) => {
-                self.client = Client::LiteralWait(size);
-                self.on_literal(1, now);
-            }
-            Ending::NonSync(size) => {
-                self.client = Client::literal(size, false);
-                self.on_literal(0, now);
-            }
-        }
-        Ok(())
-    }
-
-    /// The current command goes on with a literal, and gets `expects` more `+`.
-    fn on_literal(&mut self, expects: u32, now: Instant) {
-        // `IDLE {5}` is a mistake, and will be answered as one.
-        self.kind = if self.kind == Kind::Idle { Kind::Plain } else { self.kind };
-        let kind = self.kind;
-        if let Some(command) = self.current() {
-            command.kind = kind;
-            command.expects = command.expects.saturating_add(expects);
-            command.sent = now;
-        }
-    }
-
-    fn on_command_end(&mut self, now: Instant) {
-        let kind = if self.current == Current::Answered { Kind::Plain } else { self.kind };
-        if let Some(command) = self.current() {
-            command.sent = now;
-            command.expects += u32::from(kind == Kind::Idle);
-        }
-        self.client = if kind == Kind::Idle { Client::Idle } else { Client::Start };
-        self.logout |= kind == Kind::Logout;
-        if !matches!(kind, Kind::Idle | Kind::Sasl) {
-            self.current = Current::None;
-        }
-    }
-}
-
-/// The backend's direction.
-impl Follow {
-    /// At a boundary. Holds the line while it may be a capability list; else leaves it to
-    /// [`Backend::Line`] or [`Backend::Text`], repaired.
-    fn on_backend_head(
-        &mut self,
-        buffer: &mut Vec<u8>,
-        at: usize,
-        repair: &Repair,
-        now: Instant,
-        completed: &mut impl FnMut(Verb, Duration),
-    ) -> Result<(), Error> {
-        let rest = &buffer[at..];
-        let end = memchr(b'\n', &rest[..rest.len().min(HELD + 1)]);
-        let line = &rest[..end.unwrap_or(rest.len())];
-        let head = head::backend(line, end.is_some());
-        let list = match head {
-            BackendHead::Capability => true,
-            BackendHead::Tagged { list, .. }
-            | BackendHead::Bye { list }
-            | BackendHead::Status { list } => list,
-            BackendHead::Undecided => true,
-            BackendHead::Continuation | BackendHead::Data => false,
-        };
-        if list && end.is_none() && line.len() <= HELD {
-            self.aside.get_or_insert_default().backend_held = rest.to_vec();
-            buffer.truncate(at);
-            return Ok(());
-        }
-        self.backend = match head {
-            BackendHead::Data => Backend::Line(Tail::default()),
-            _ => Backend::Text,
-        };
-        match head {
-            BackendHead::Continuation => self.on_continuation(now, completed),
-            BackendHead::Tagged { tag, .. } => self.on_tagged(&line[..tag], now, completed)?,
-            BackendHead::Bye { .. } => self.bye = true,
-            _ => {}
-        }
-        if list && end.is_some() {
-            let line = line.strip_suffix(b"\r").unwrap_or(line);
-            if let Some(new) = repair.line(line) {
-                let old = at..at + line.len();
-                buffer.splice(old, new);
-            }
-        }
-        Ok(())
-    }
-
-    /// A `+` is for the oldest command that waits for one.
-    fn on_continuation(&mut self, now: Instant, completed: &mut impl FnMut(Verb, Duration)) {
-        let waits = |command: &Command| command.expects > 0 || command.kind == Kind::Sasl;
-        let Some(index) = self.commands.iter().position(waits) else { return };
-        let current = self.current == Current::Tracked && index + 1 == self.commands.len();
-        let command = &mut self.commands[index];
-        if command.expects > 0 {
-            command.expects -= 1;
-            if command.kind == Kind::Idle {
-                command.idling = true;
-                completed(command.verb, now.saturating_duration_since(command.sent));
-            }
-        } else if current && self.client == Client::Start {
-            self.client = Client::SaslWait;
-        }
-    }
-
-    fn on_tagged(
-        &mut self,
-        tag: &[u8],
-        now: Instant,
-        completed: &mut impl FnMut(Verb, Duration),
-    ) -> Result<(), Error> {
-        // Tags may be reused (RFC 9051 §2.2.1): the oldest is meant.
-        let Some(index) = self.commands.iter().position(|command| command.tag.bytes() == tag)
-        else {
-            return self.on_unknown_tag();
-        };
-        let current = self.current == Current::Tracked && index + 1 == self.commands.len();
-        let command = self.commands.remove(index);
-        if self.commands.is_empty() {
-            self.commands = Vec::new();
-        }
-        if !command.idling {
-            completed(command.verb, now.saturating_duration_since(command.sent));
-        }
-        // A literal was not asked for. That is fine where none of it was sent; where the client did not
-        // wait, the backend took its bytes for something else.
-        let refused = current && matches!(self.client, Client::LiteralWait(_));
-        if command.kind != Kind::Idle && command.expects != u32::from(refused) {
-            return self.lose();
-        }
-        if !current {
-            return Ok(());
-        }
-        (self.client, self.current) = match self.client {
-            Client::LiteralWait(_) | Client::Idle | Client::SaslWait | Client::Start => {
-                (Client::Start, Current::None)
-            }
-            // RFC 7888 §4: the backend still reads what it was promised.
-            unfinished @ (Client::Line(_) | Client::Literal { .. }) => {
-                (unfinished, Current::Answered)
-            }
-            Client::Sasl | Client::Refused(_) | Client::RefusedLiteral(_) => return self.lose(),
-        };
-        Ok(())
-    }
-
-    /// One of those that were only counted, or nobody's.
-    fn on_unknown_tag(&mut self) -> Result<(), Error> {
-        if self.untracked == 0 {
-            return Ok(());
-        }
-        self.untracked -= 1;
-        // Was it the current one? Where that decides what the next byte is, nobody knows.
-        let matters = match self.client {
-            Client::LiteralWait(_) | Client::Idle | Client::SaslWait => true,
-            Client::Literal { sync, .. } => sync,
-            _ => false,
-        };
-        if self.current == Current::Untracked && matters { self.lose() } else { Ok(()) }
-    }
-}
-
 impl Follow {
     fn backend_at_boundary(&self) -> bool {
-        let held = self.aside.as_ref().is_some_and(|aside| !aside.backend_held.is_empty());
-        self.backend == Backend::Start && !held
+        self.backend == Backend::Start && !self.backend_partial
     }
 
     /// From here on bytes only pass. An error if a refused command would go unanswered, or half of it pass.
@@ -658,22 +318,6 @@ impl Follow {
         if self.aside.as_ref().is_some_and(|aside| aside.is_empty()) {
             self.aside = None;
         }
-    }
-}
-
-impl Client {
-    fn literal(left: u64, sync: bool) -> Self {
-        if left == 0 { Self::Line(Tail::default()) } else { Self::Literal { left, sync } }
-    }
-
-    fn refused_literal(left: u64) -> Self {
-        if left == 0 { Self::Refused(Tail::default()) } else { Self::RefusedLiteral(left) }
-    }
-}
-
-impl Backend {
-    fn literal(left: u64) -> Self {
-        if left == 0 { Self::Line(Tail::default()) } else { Self::Literal(left) }
     }
 }
 
