@@ -427,7 +427,8 @@ impl Facts {
             signature,
             weak_signature,
             is_ca: parsed.is_ca(),
-            not_for_servers: usage.is_some_and(|usage| !usage.value.server_auth && !usage.value.any),
+            not_for_servers: usage
+                .is_some_and(|usage| !usage.value.server_auth && !usage.value.any),
             fingerprint: fingerprint(der),
             serial: parsed.raw_serial_as_string(),
             subject_der: parsed.subject().as_raw().to_vec(),
@@ -491,12 +492,15 @@ pub fn complaints(chain: &[Facts], now: i64) -> Vec<Complaint> {
             say(Grade::Doubtful, format!("{who} expires in {days} days; renew it"));
         }
         if let Some(bits) = facts.weak_rsa() {
-            let text = format!("{who} has a weak key: RSA with {bits} bits; at least {MIN_RSA_BITS} are needed");
+            let text = format!(
+                "{who} has a weak key: RSA with {bits} bits; at least {MIN_RSA_BITS} are needed"
+            );
             say(Grade::Refused, text);
         }
         // The signature of a root is not looked at: it is trusted because it is known.
         if facts.weak_signature && !facts.is_self_issued() {
-            let text = format!("{who} has a weak signature ({}); have it issued anew", facts.signature);
+            let text =
+                format!("{who} has a weak signature ({}); have it issued anew", facts.signature);
             say(Grade::Refused, text);
         }
     }
@@ -564,7 +568,12 @@ pub fn date(unix: i64) -> String {
     let Ok(at) = ASN1Time::from_timestamp(unix) else { return format!("unix time {unix}") };
     let at = at.to_datetime();
     let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
-    format!("{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC", at.hour(), at.minute(), at.second())
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC",
+        at.hour(),
+        at.minute(),
+        at.second()
+    )
 }
 
 /// SHA-256 in the form that browsers, openssl and mail clients show.
