@@ -77,7 +77,7 @@ fn openssl_accepts_what_was_made_for_its_names_and_nothing_else() {
 
     let leaf = openssl(&certs, &["x509", "-noout", "-text", "-in", "fullchain.pem"]);
     for expected in [
-        "DNS:imap.example.org, DNS:mail.example.org, IP Address:192.0.2.7",
+        "DNS:mail.example.org, DNS:imap.example.org, IP Address:192.0.2.7",
         "TLS Web Server Authentication",
         "Digital Signature",
         "X509v3 Subject Key Identifier",
@@ -149,7 +149,7 @@ fn show_describes_every_certificate_of_a_chain() {
     for expected in [
         "certificate 1 of 2",
         "certificate 2 of 2",
-        "names        imap.example.org, mail.example.org, 192.0.2.7",
+        "names        mail.example.org, imap.example.org, 192.0.2.7",
         "396 days left",
         "ECDSA P-256",
         "ECDSA with SHA-256",

@@ -186,7 +186,7 @@ impl Kept {
     /// Makes what is missing and renews what is due. Returns the files that changed, and why in words.
     fn complete(
         &mut self,
-        names: &BTreeSet<Name>,
+        names: &[Name],
         dir: &Path,
         now: i64,
     ) -> Result<(Vec<&'static str>, Vec<String>), Error> {
@@ -260,12 +260,7 @@ impl Kept {
     }
 
     /// Why a certificate has to be issued, or `None` if the one there is good.
-    fn leaf_is_due(
-        &self,
-        names: &BTreeSet<Name>,
-        dir: &Path,
-        now: i64,
-    ) -> Result<Option<Why>, Error> {
+    fn leaf_is_due(&self, names: &[Name], dir: &Path, now: i64) -> Result<Option<Why>, Error> {
         let urgent = |text| Ok(Some(Why { text, urgent: true }));
         let (Some(chain), Some(key)) = (&self.chain, &self.key) else {
             return urgent("there was none");
@@ -290,7 +285,8 @@ impl Kept {
         if !matches(&chain[0], key) {
             return urgent("the old one was for another key");
         }
-        if leaf.names.iter().cloned().collect::<BTreeSet<_>>() != *names {
+        let set = |names: &[Name]| names.iter().cloned().collect::<BTreeSet<_>>();
+        if set(&leaf.names) != set(names) {
             return urgent("the names have changed");
         }
         if leaf.not_after - now < margin(&leaf) {
@@ -378,15 +374,19 @@ fn verify(
     Ok(())
 }
 
-/// DNS names in lower case and IP addresses, each once.
+/// DNS names in lower case and IP addresses, each once, in the order given: the first one names the certificate.
 ///
 /// # Errors
 /// The first name that no certificate can carry.
-pub fn parse_names(names: &[String]) -> Result<BTreeSet<Name>, Error> {
-    if names.is_empty() {
-        return Err(Error::NoName);
+pub fn parse_names(names: &[String]) -> Result<Vec<Name>, Error> {
+    let mut parsed = Vec::new();
+    for name in names {
+        let name = parse_name(name)?;
+        if !parsed.contains(&name) {
+            parsed.push(name);
+        }
     }
-    names.iter().map(|name| parse_name(name)).collect()
+    if parsed.is_empty() { Err(Error::NoName) } else { Ok(parsed) }
 }
 
 fn parse_name(name: &str) -> Result<Name, Error> {
@@ -448,7 +448,7 @@ fn ca_params(key: &KeyPair, now: i64) -> Result<CertificateParams, Error> {
     Ok(params)
 }
 
-fn leaf_params(names: &BTreeSet<Name>, now: i64) -> Result<CertificateParams, Error> {
+fn leaf_params(names: &[Name], now: i64) -> Result<CertificateParams, Error> {
     let mut params = CertificateParams::default();
     for name in names {
         params.subject_alt_names.push(match name {
