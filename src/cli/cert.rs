@@ -10,7 +10,8 @@ use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Error;
-use crate::tls::certificate::{self, Facts};
+use crate::tls::certificate;
+use crate::tls::facts::{self, Facts};
 use crate::tls::self_signed;
 
 /// Make and inspect certificates.
@@ -119,7 +120,7 @@ tls:
 ",
         names = names(leaf),
         chain = at("fullchain.pem"),
-        until = certificate::date(leaf.not_after),
+        until = facts::date(leaf.not_after),
         key = at("privkey.pem"),
         ca_pem = at("ca.pem"),
         ca_key = at("ca.key"),
@@ -156,16 +157,21 @@ fn show(file: &Path, now: i64) -> Result<String, Error> {
         out.push_str("The file also holds a private key, which is not shown.\n\n");
     }
     // A root is what people trust, not what a server shows: the complaints are about servers.
-    if chain.len() == 1 && chain[0].is_ca && chain[0].is_self_issued() {
-        out.push_str(match certificate::dates(&chain[0], now) {
-            Some(_) => "This CA is outside its dates: nothing that it issued is accepted.\n",
-            None => {
+    if chain.iter().all(|facts| facts.is_ca && facts.is_self_issued()) {
+        let outdated = chain.iter().filter(|facts| facts::dates(facts, now).is_some()).count();
+        out.push_str(match (chain.len(), outdated) {
+            (1, 1) => "This CA is outside its dates: nothing that it issued is accepted.\n",
+            (1, _) => {
                 "A root certificate authority: clients accept what it issued once they trust it.\n"
             }
+            (_, 0) => {
+                "A bundle of root certificate authorities, to be trusted and not to be served.\n"
+            }
+            _ => "A bundle of root certificate authorities, some of them outside their dates.\n",
         });
         return Ok(out);
     }
-    let complaints = certificate::complaints(&chain, now);
+    let complaints = facts::complaints(&chain, now);
     if complaints.is_empty() {
         out.push_str("Mail clients that trust the issuer have nothing to complain of.\n");
     } else {
@@ -180,7 +186,7 @@ fn show(file: &Path, now: i64) -> Result<String, Error> {
 fn describe(out: &mut String, title: &str, facts: &Facts, now: i64) -> std::fmt::Result {
     let yes = |what: bool| if what { "yes" } else { "no" };
     let days = (facts.not_after - now).div_euclid(86_400);
-    let left = match certificate::dates(facts, now) {
+    let left = match facts::dates(facts, now) {
         None => format!("{days} days left"),
         Some(_) if now > facts.not_after => "EXPIRED".to_owned(),
         Some(_) => "NOT YET VALID".to_owned(),
@@ -189,8 +195,8 @@ fn describe(out: &mut String, title: &str, facts: &Facts, now: i64) -> std::fmt:
     writeln!(out, "  subject      {}", or_none(&facts.subject))?;
     writeln!(out, "  issuer       {}", or_none(&facts.issuer))?;
     writeln!(out, "  names        {}", or_none(&names(facts)))?;
-    writeln!(out, "  valid from   {}", certificate::date(facts.not_before))?;
-    writeln!(out, "  valid until  {} ({left})", certificate::date(facts.not_after))?;
+    writeln!(out, "  valid from   {}", facts::date(facts.not_before))?;
+    writeln!(out, "  valid until  {} ({left})", facts::date(facts.not_after))?;
     writeln!(out, "  key          {}", facts.key)?;
     writeln!(out, "  signature    {}", facts.signature)?;
     writeln!(out, "  serial       {}", facts.serial)?;

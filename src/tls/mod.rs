@@ -12,6 +12,7 @@
 //! Not here: the handshake (`conn::tls`), and when a changed certificate is looked for (`server`).
 
 use std::fs;
+use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -20,15 +21,16 @@ use rustls::ServerConfig;
 use rustls::crypto::aws_lc_rs;
 use rustls::server::{NoServerSessionStorage, ProducesTickets};
 use rustls::sign::{CertifiedKey, SingleCertAndKey};
-use std::os::unix::fs::MetadataExt;
 
 use crate::config::settings::{self, CertificateFiles, MinVersion, SelfSigned};
 
 pub mod certificate;
 
+pub mod facts;
+
 pub mod self_signed;
 
-use certificate::{Complaint, Grade};
+use facts::{Complaint, Grade};
 
 const DAY: i64 = 86_400;
 
@@ -120,7 +122,7 @@ impl Source {
                 let pair = certificate::read_pair(&files.cert, &files.key)?;
                 notice.extend(key_mode(&files.key).map(|(_, text)| text));
                 let mut problems = Vec::new();
-                for complaint in certificate::complaints(&pair.chain, now) {
+                for complaint in facts::complaints(&pair.chain, now) {
                     let text = about(&files.cert, &complaint);
                     match complaint.grade {
                         Grade::Refused => problems.push(text),
@@ -261,7 +263,7 @@ fn serving(made: &self_signed::Made, dir: &Path) -> String {
     format!(
         "serving a self-made certificate for {} until {}; {whose}, SHA-256 fingerprint {}",
         names.join(", "),
-        certificate::date(leaf.not_after),
+        facts::date(leaf.not_after),
         made.ca.fingerprint
     )
 }
@@ -338,7 +340,7 @@ fn check_files(files: &CertificateFiles, now: i64, say: &mut impl FnMut(Severity
             return; // what a client would say of the wrong certificate misleads
         }
     }
-    for complaint in certificate::complaints(&facts, now) {
+    for complaint in facts::complaints(&facts, now) {
         let severity = match complaint.grade {
             Grade::Refused => Severity::Error,
             Grade::Doubtful => Severity::Warning,

@@ -30,7 +30,8 @@ use rustls::crypto::aws_lc_rs;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
 use zeroize::Zeroizing;
 
-use super::certificate::{self, Facts, Name};
+use super::certificate;
+use super::facts::{self, Facts, Name};
 
 /// What is kept in the directory, in the order in which it is written.
 pub const FILES: [&str; 4] = ["ca.key", "ca.pem", "privkey.pem", "fullchain.pem"];
@@ -252,7 +253,7 @@ impl Kept {
         news.push(format!(
             "{verb} a certificate authority, {}, SHA-256 fingerprint {}: people have to trust it once",
             path.display(),
-            certificate::fingerprint(&der)
+            facts::fingerprint(&der)
         ));
         self.ca = Some(der);
         changed.push("ca.pem");
