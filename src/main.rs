@@ -1,26 +1,16 @@
+//! Runs one command and prints one error.
+#![forbid(unsafe_code)]
+
 use std::process::ExitCode;
 
 use clap::Parser;
-use imaps_proxy::cli::{cert, health};
-
-/// Placeholder until the commands are merged.
-#[derive(Parser)]
-enum Command {
-    Cert(cert::Args),
-    Health(health::Args),
-}
+use imaps_proxy::cli::{self, Cli};
 
 fn main() -> ExitCode {
-    let result = match Command::parse() {
-        Command::Cert(args) => cert::run(&args),
-        Command::Health(args) => health::run(&args),
+    let error = match cli::run(&Cli::parse()) {
+        Ok(()) => return ExitCode::SUCCESS,
+        Err(error) => error,
     };
-    match result {
-        Ok(()) => ExitCode::SUCCESS,
-        Err(error) => {
-            let code = error.exit_code();
-            eprintln!("error: {:#}", anyhow::Error::from(error));
-            ExitCode::from(code)
-        }
-    }
+    cli::complain(&format!("imaps-proxy: {error}\n"));
+    ExitCode::from(error.exit_code())
 }

@@ -5,7 +5,6 @@
 //! part of the text and no failure: looking at it worked.
 
 use std::fmt::Write as _;
-use std::io::{self, Write as _};
 use std::path::{Path, PathBuf};
 use std::time::{SystemTime, UNIX_EPOCH};
 
@@ -14,7 +13,7 @@ use crate::tls::certificate;
 use crate::tls::facts::{self, Facts};
 use crate::tls::self_signed;
 
-/// Make and inspect certificates.
+/// Make and inspect certificates
 #[derive(Debug, clap::Args)]
 pub struct Args {
     #[command(subcommand)]
@@ -23,12 +22,12 @@ pub struct Args {
 
 #[derive(Debug, clap::Subcommand)]
 enum Command {
-    /// Make a small certificate authority and a server certificate issued by it.
+    /// Make a small certificate authority and a server certificate issued by it
     ///
     /// Writes ca.pem, ca.key, fullchain.pem and privkey.pem. Mail clients accept the server once the CA is
     /// trusted on their machine; renewing the certificate with the same CA needs nothing from them.
     SelfSigned(SelfSigned),
-    /// Show every certificate of a PEM file, and what mail clients would complain of.
+    /// Show every certificate of a PEM file, and what mail clients would complain of
     Show(Show),
 }
 
@@ -58,10 +57,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         Command::SelfSigned(args) => self_signed(args, now())?,
         Command::Show(args) => show(&args.file, now())?,
     };
-    match io::stdout().lock().write_all(text.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => Err(Error::Failed(error.into())),
-        _ => Ok(()), // `| head` has seen enough
-    }
+    super::print(&text)
 }
 
 fn now() -> i64 {
@@ -75,13 +71,13 @@ fn self_signed(args: &SelfSigned, now: i64) -> Result<String, Error> {
             self_signed::Error::Name { .. } | self_signed::Error::NoName => {
                 Error::Usage(format!("--name: {error}"))
             }
-            other => Error::Failed(other.into()),
+            other => Error::failed(other),
         },
     )?;
     let chain = args.out.join("fullchain.pem");
     let parsed = certificate::read_chain(&chain)
         .and_then(|certs| certificate::facts_of(&certs, &chain))
-        .map_err(|error| Error::Failed(error.into()))?;
+        .map_err(Error::failed)?;
     let leaf = &parsed[0];
     let at = |file: &str| args.out.join(file).display().to_string();
     Ok(format!(
@@ -132,8 +128,7 @@ tls:
 }
 
 fn show(file: &Path, now: i64) -> Result<String, Error> {
-    let failed = |error: certificate::Error| Error::Failed(error.into());
-    let held = certificate::contents(file).map_err(failed)?;
+    let held = certificate::contents(file).map_err(Error::failed)?;
     let is_key = |label: &String| label.ends_with("private key");
     if !held.iter().any(|label| label == "certificate") && held.iter().any(is_key) {
         let encrypted = if held.iter().any(|label| label.starts_with("encrypted")) {
@@ -146,8 +141,8 @@ fn show(file: &Path, now: i64) -> Result<String, Error> {
             file.display()
         ));
     }
-    let certs = certificate::read_chain(file).map_err(failed)?;
-    let chain = certificate::facts_of(&certs, file).map_err(failed)?;
+    let certs = certificate::read_chain(file).map_err(Error::failed)?;
+    let chain = certificate::facts_of(&certs, file).map_err(Error::failed)?;
     let mut out = String::new();
     for (index, facts) in chain.iter().enumerate() {
         let title = format!("{}, certificate {} of {}", file.display(), index + 1, chain.len());

@@ -6,21 +6,25 @@
 
 use std::io::{self, Read, Write};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, TcpStream};
-use std::path::PathBuf;
 use std::time::{Duration, Instant};
 
-use super::Error;
+use super::{ConfigArg, Error};
 use crate::config;
 
 const DEADLINE: Duration = Duration::from_secs(3);
 const MAX_ANSWER: usize = 64 * 1024;
 
-/// Ask a running proxy whether it is ready (exit code 0) or not (1).
+/// Ask a running proxy whether it can serve; the health check of a container
+///
+/// Reads metrics.address of the configuration and asks http://ADDRESS/readyz there. Prints the answer.
+///
+/// Exit code 0: ready. 1: not ready, or no answer within 3 seconds. 2: the configuration is wrong or has
+/// no metrics section.
 #[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
 pub struct Args {
-    /// The configuration of the running proxy; its metrics.address is asked.
-    #[arg(long, value_name = "FILE", default_value = "/etc/imaps-proxy/config.yaml")]
-    config: PathBuf,
+    #[command(flatten)]
+    config: ConfigArg,
 }
 
 /// Why the answer is no.
@@ -35,24 +39,18 @@ enum Unhealthy {
 /// # Errors
 /// Not ready, no answer, or nothing to ask.
 pub fn run(args: &Args) -> Result<(), Error> {
-    let settings = config::load(&args.config)?;
-    let Some(metrics) = settings.metrics else {
+    let file = &args.config.file;
+    let Some(metrics) = config::load(file)?.metrics else {
         return Err(Error::Usage(format!(
             "{}: no metrics section, so there is no /readyz to ask; add metrics: {{ address: \"127.0.0.1:9143\" }}",
-            args.config.display()
+            file.display()
         )));
     };
-    let (status, body) =
-        ask_any(metrics.address, DEADLINE).map_err(|error| Error::Failed(error.into()))?;
-    match io::stdout().lock().write_all(body.as_bytes()) {
-        Err(error) if error.kind() != io::ErrorKind::BrokenPipe => {
-            return Err(Error::Failed(error.into()));
-        }
-        _ => {}
-    }
+    let (status, body) = ask_any(metrics.address, DEADLINE).map_err(Error::failed)?;
+    super::print(&body)?;
     match status {
         200 => Ok(()),
-        other => Err(Error::Failed(Unhealthy::NotReady(other).into())),
+        other => Err(Error::failed(Unhealthy::NotReady(other))),
     }
 }
 
