@@ -7,10 +7,17 @@ use crate::{config, log};
 
 /// Run the proxy in the foreground
 ///
-/// Serves until SIGTERM or SIGINT and then gives the sessions `timeouts.drain` to end; a second signal ends it
-/// at once. The log goes to standard output.
+/// Stays until SIGTERM or SIGINT; then no new sessions are taken and those that run are told BYE within
+/// timeouts.drain. A second signal ends it at once. The log goes to standard output.
+///
+/// Exit code 0: stopped as asked. 1: it could not start or go on (a port in use, say). 2: the
+/// configuration is wrong; `imaps-proxy check` says the same without starting anything.
+///
+/// Example:
+///
+///   imaps-proxy run --config /etc/imaps-proxy/config.yaml
 #[derive(Debug, clap::Args)]
-#[command(after_long_help = "Example:\n  imaps-proxy run --config /etc/imaps-proxy/config.yaml")]
+#[command(verbatim_doc_comment)]
 pub struct Args {
     #[command(flatten)]
     config: ConfigArg,

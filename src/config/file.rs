@@ -5,11 +5,10 @@
 //! at work and is held against this by a test. The rest of the crate sees only [`super::Settings`].
 //! Not here: rules across keys (`rules`), how a value is written (`values`).
 
-use super::read::{At, Required, Several, section};
+use super::addresses::{CertificateName, ListenAddress};
+use super::read::{At, Several, Tried, section};
 use super::settings::{HostPort, LogFormat, MinVersion};
-use super::values::{
-    Capability, CertificateName, Count, FilePath, Idle, Level, ListenAddress, Size, Span,
-};
+use super::values::{Capability, Count, FilePath, Idle, Level, Size, Span};
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
@@ -23,18 +22,18 @@ section! {
     /// `${NAME:-default}` inside a value read the environment.
     pub struct File is "the sections of a configuration" {
         /// Where mail clients are served.
-        pub listen: Required<Several<Listen>>,
+        pub listen: Tried<Several<Listen>>,
         /// Certificates and versions for the side of the mail clients.
-        pub tls: Required<At<Tls>>,
+        pub tls: Tried<At<Tls>>,
         /// The plaintext IMAP servers behind the proxy.
-        pub backend: Required<Backend>,
+        pub backend: Tried<Backend>,
         /// How much at most.
         pub limits: Limits,
         /// How long at most. A duration is a number with a unit: ms, s, m, h or d.
         pub timeouts: Timeouts,
         /// The HTTP listener for Prometheus and for probes. Without this section none is opened.
         pub metrics: Option<Metrics>,
-        /// What is written to standard error, and how.
+        /// What is written to the log, and how.
         pub log: Log,
     }
 }
@@ -42,8 +41,8 @@ section! {
 section! {
     /// One address on which IMAPS is served.
     pub struct Listen is "a listener with `address`" {
-        /// IP address and port, in quotes. "[::]:993" serves IPv6 and IPv4, "0.0.0.0:993" IPv4 only.
-        /// With port 0 the system chooses one.
+        /// IP address and port, in quotes. `"[::]:993"` serves IPv6 and IPv4, `"0.0.0.0:993"` IPv4
+        /// only. With port 0 the system chooses one.
         pub address: At<ListenAddress>,
     }
 }
@@ -54,9 +53,9 @@ section! {
     #[schemars(extend("anyOf" = [{ "required": ["certificates"] }, { "required": ["self_signed"] }]))]
     pub struct Tls is "a section with `certificates` or `self_signed`" {
         /// One certificate and its key.
-        pub certificates: Vec<At<CertificateFiles>>,
+        pub certificates: Option<Tried<Several<At<CertificateFiles>>>>,
         /// A certificate that the proxy makes, signed by a CA that it makes too.
-        pub self_signed: Option<SelfSigned>,
+        pub self_signed: Option<Tried<SelfSigned>>,
         /// The oldest TLS version that is spoken: "1.2" or "1.3".
         pub min_version: MinVersion = "1.2",
     }
@@ -97,7 +96,8 @@ section! {
 section! {
     /// One plaintext IMAP server.
     pub struct Server is "a server with `address`" {
-        /// Host name or IP address, and port: "legacy-imap:143", "192.0.2.7:143", "[2001:db8::7]:143".
+        /// Host name or IP address, and port: `legacy-imap:143`, `192.0.2.7:143` or
+        /// `"[2001:db8::7]:143"`.
         pub address: At<HostPort>,
     }
 }
@@ -163,7 +163,7 @@ section! {
 }
 
 section! {
-    /// The log goes to standard error.
+    /// The log goes to standard output.
     pub struct Log is "a section" {
         /// How much: error, warn, info, debug or trace.
         pub level: Level = "info",

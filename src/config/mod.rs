@@ -3,8 +3,9 @@
 //! In: the path of a file, and the environment. Out: settings in which everything is possible, or
 //! every mistake with its line, its column and what would be right. [`load`] is the only way in.
 //!
-//! The way of a file: `yaml` (text to tree), `env` (variables into scalars), `read` with `file` and
-//! `values` (tree to sections), `rules` (what concerns several values; sections to settings).
+//! The way of a file: `yaml` (text to tree), `env` (variables into scalars), `read` with `file`,
+//! `values` and `addresses` (tree to sections), `rules` (what concerns several values; sections to
+//! settings).
 //! Nothing gives up at a mistake; `mistakes` collects them and prints them.
 //! Limits: a file of [`MAX_LEN`] bytes; aliases are refused, so the tree is no larger than the file.
 //! Not here: what the named files hold (`tls::check`); reloading (`server`).
@@ -16,6 +17,8 @@ mod file;
 mod rules;
 
 mod values;
+
+mod addresses;
 
 mod read;
 
@@ -32,6 +35,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+pub use env::Lookup;
 pub use mistakes::{Invalid, Mark, Mistake};
 pub use schema::schema;
 pub use settings::Settings;
@@ -124,7 +128,7 @@ fn contents(path: &Path) -> Result<Vec<u8>, Unreadable> {
 ///
 /// # Errors
 /// [`Error::Invalid`] with every mistake in it.
-pub fn parse(text: &str, file: &Path, env: env::Lookup) -> Result<Settings, Error> {
+pub fn parse(text: &str, file: &Path, env: Lookup) -> Result<Settings, Error> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut mistakes = Mistakes::default();
     let mut tls = None;
@@ -141,14 +145,15 @@ pub fn parse(text: &str, file: &Path, env: env::Lookup) -> Result<Settings, Erro
 
 fn settings(
     text: &str,
-    env: env::Lookup,
+    env: Lookup,
     mistakes: &mut Mistakes,
     tls: &mut Option<settings::Tls>,
 ) -> Option<Settings> {
     let mut root = match yaml::parse(text, mistakes) {
         Ok(root) => root,
         Err((mark, message)) => {
-            mistakes.add(mark, message);
+            let line = text.lines().nth(mark.line - 1).unwrap_or_default();
+            mistakes.add(mark, message + hint(line));
             return None;
         }
     };
@@ -157,11 +162,35 @@ fn settings(
         return None;
     }
     env::expand(&mut root, env, mistakes);
+    *tls = sound_tls(&root);
     let file = file::File::read(&root, mistakes)?;
-    if let Some(section) = &file.tls.0 {
-        *tls = rules::tls(section, &mut Mistakes::default());
-    }
     rules::apply(&file, mistakes)
+}
+
+/// The section `tls`, if nothing is wrong with it.
+fn sound_tls(root: &yaml::Node) -> Option<settings::Tls> {
+    let yaml::Kind::Map(entries) = &root.kind else { return None };
+    let section = entries.iter().find(|entry| &*entry.key == "tls")?;
+    let mut mistakes = Mistakes::default();
+    let section = read::At::read(&section.value, &mut mistakes)?;
+    rules::tls(&section, &mut mistakes)
+}
+
+/// The most likely reason for a line that is no YAML.
+fn hint(line: &str) -> &'static str {
+    let value = line.split_once(": ").map_or(line, |(_, value)| value).trim_start();
+    match value.chars().next() {
+        Some('[') if value.contains("]:") => {
+            "; an address that begins with `[` must stand in quotes"
+        }
+        Some('*' | '&' | '%' | '@' | '`') => {
+            "; a value that begins with this sign must stand in quotes"
+        }
+        Some('{' | '$') if value.contains("${") => {
+            "; a value with `${` in braces must stand in quotes"
+        }
+        _ => "",
+    }
 }
 
 #[cfg(test)]

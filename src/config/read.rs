@@ -79,11 +79,12 @@ impl<T: Read> Read for Option<T> {
     }
 }
 
-/// A section whose mistakes do not keep the others from being looked at.
+/// A value whose mistakes do not keep what stands beside it from being looked at; after one it is
+/// `None`.
 #[derive(Debug)]
-pub struct Required<T>(pub Option<T>);
+pub struct Tried<T>(pub Option<T>);
 
-impl<T: Read> Read for Required<T> {
+impl<T: Read> Read for Tried<T> {
     const EXPECTED: &'static str = T::EXPECTED;
     const EMPTY_IS_ABSENT: bool = T::EMPTY_IS_ABSENT;
 
@@ -142,22 +143,27 @@ impl<T: Read> Read for Several<T> {
 pub struct Section<'n> {
     node: &'n Node,
     entries: &'n [Entry],
+    /// Known keys that are the nearest to an unknown one.
+    misspelt: Vec<&'static str>,
 }
 
 impl<'n> Section<'n> {
     /// Reports every key that is not in `known`.
     pub fn open(
         node: &'n Node,
-        known: &[&str],
+        known: &[&'static str],
         expected: &str,
         mistakes: &mut Mistakes,
     ) -> Option<Self> {
         match &node.kind {
             Kind::Map(entries) => {
+                let mut misspelt = Vec::new();
                 for entry in entries.iter().filter(|entry| !known.contains(&&*entry.key)) {
-                    mistakes.add(entry.mark, unknown_key(&entry.key, known));
+                    let near = nearest(&entry.key, known);
+                    misspelt.extend(near);
+                    mistakes.add(entry.mark, unknown_key(&entry.key, near, known));
                 }
-                Some(Self { node, entries })
+                Some(Self { node, entries, misspelt })
             }
             Kind::Broken => None,
             Kind::Null | Kind::Scalar(_) | Kind::List(_) => {
@@ -179,6 +185,9 @@ impl<'n> Section<'n> {
         match entry.filter(|entry| !empty(entry)) {
             Some(entry) => T::read(&entry.value, mistakes).or_else(|| or_absent(default)),
             None => or_absent(default).or_else(|| {
+                if self.misspelt.contains(&key) {
+                    return None; // one mistake, one message
+                }
                 let place = match &*self.node.name {
                     "" => String::new(),
                     name => format!(" in `{name}`"),
@@ -205,9 +214,9 @@ pub fn or_absent<T: Read>(default: Option<String>) -> Option<T> {
     }
 }
 
-fn unknown_key(key: &str, known: &[&str]) -> String {
+fn unknown_key(key: &str, near: Option<&str>, known: &[&str]) -> String {
     let start = format!("unknown key `{}`", shown(key));
-    match nearest(key, known) {
+    match near {
         Some(near) => format!("{start}, the nearest is `{near}`"),
         None => format!("{start}, expected {}", one_of(known)),
     }

@@ -5,11 +5,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
+use super::addresses::ListenAddress;
 use super::file::{self, File};
 use super::mistakes::{Mark, Mistakes};
 use super::read::At;
 use super::settings::{self, Settings};
-use super::values::ListenAddress;
 
 /// The settings, or `None` and at least one recorded mistake.
 pub fn apply(file: &File, mistakes: &mut Mistakes) -> Option<Settings> {
@@ -36,18 +36,21 @@ pub fn apply(file: &File, mistakes: &mut Mistakes) -> Option<Settings> {
 
 /// The section `tls`, if its own rules hold.
 pub fn tls(At { mark, value }: &At<file::Tls>, mistakes: &mut Mistakes) -> Option<settings::Tls> {
-    if value.certificates.is_empty() && value.self_signed.is_none() {
+    if value.certificates.is_none() && value.self_signed.is_none() {
         let what = "`tls` needs `certificates` (your own) or `self_signed` (made here), or both";
         mistakes.add(*mark, what);
     }
-    for extra in value.certificates.iter().skip(1) {
+    let certificates = value.certificates.as_ref().and_then(|tried| tried.0.as_ref());
+    let certificates = certificates.map_or(&[][..], |several| &several.0);
+    for extra in certificates.iter().skip(1) {
         mistakes.add(extra.mark, "one certificate is served, remove this one");
     }
-    let certificate = value.certificates.first().map(|at| settings::CertificateFiles {
+    let certificate = certificates.first().map(|at| settings::CertificateFiles {
         cert: at.value.cert.0.clone(),
         key: at.value.key.0.clone(),
     });
-    let self_signed = value.self_signed.as_ref().map(|section| settings::SelfSigned {
+    let self_signed = value.self_signed.as_ref().and_then(|tried| tried.0.as_ref());
+    let self_signed = self_signed.map(|section| settings::SelfSigned {
         names: section.names.0.iter().map(|name| name.0.clone()).collect(),
         dir: section.dir.0.clone(),
     });

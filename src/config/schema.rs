@@ -18,14 +18,21 @@ pub fn schema() -> Value {
     schema
 }
 
-/// A field that is no `Option` counts as required for schemars; a key is required only if it has no
+/// Mends what schemars cannot know. A field that is no `Option` counts as required for schemars; a key is required only if it has no
 /// value when absent, as [`super::read::or_absent`] decides. Returns whether that holds of `schema`.
 fn relax(schema: &mut Value) -> bool {
+    if let Some(Value::String(description)) = schema.get_mut("description") {
+        *description = description.replace('\n', " "); // the source's line breaks mean nothing
+    }
     let mut needed = Vec::new();
     if let Some(properties) = schema.get_mut("properties").and_then(Value::as_object_mut) {
         for (key, property) in properties {
             if relax(property) {
                 needed.push(key.clone());
+            } else if let Some(kind) = property.get_mut("type")
+                && (kind == "object" || kind == "array")
+            {
+                *kind = serde_json::json!([kind, "null"]); // a key with nothing below it
             }
         }
     }

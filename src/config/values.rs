@@ -1,21 +1,20 @@
-//! The kinds of values that stand behind a key: durations, sizes, addresses, words.
+//! The kinds of values that stand behind a key: durations, sizes, paths, words.
 //!
 //! In: the text of one scalar, quoted or not, variables expanded. Out: a value that is possible by
 //! itself, or a phrase that says what would be right. Every type carries the bounds that it
 //! guarantees and describes itself to the JSON Schema, where a text with a `${…}` passes too.
-//! Not here: rules that concern several values (`rules`).
+//! Not here: addresses and names (`addresses`), rules that concern several values (`rules`).
 
 use std::borrow::Cow;
-use std::net::{IpAddr, SocketAddr};
 use std::path::PathBuf;
 use std::time::Duration;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::mistakes::{Mistakes, shown};
-use super::read::{At, Read, Required, Several, nearest, one_of, scalar};
-use super::settings::{HostPort, LogFormat, MinVersion};
-use super::yaml::{Kind, Node};
+use super::read::{At, Read, Several, Tried, nearest, one_of, scalar};
+use super::settings::{LogFormat, MinVersion};
+use super::yaml::Node;
 
 /// Describes a type to the JSON Schema in place, without a name of its own.
 macro_rules! schema {
@@ -36,16 +35,18 @@ macro_rules! schema {
     };
 }
 
+pub(super) use schema;
+
 schema!([T: JsonSchema] At<T>, generator => T::json_schema(generator));
 
-schema!([T: JsonSchema] Required<T>, generator => T::json_schema(generator));
+schema!([T: JsonSchema] Tried<T>, generator => T::json_schema(generator));
 
 schema!([T: JsonSchema] Several<T>, generator => {
     json_schema!({ "type": "array", "items": T::json_schema(generator), "minItems": 1 })
 });
 
 /// A text that matches `pattern`, or holds a variable.
-fn patterned(pattern: &str) -> Schema {
+pub fn patterned(pattern: &str) -> Schema {
     json_schema!({ "type": "string", "pattern": format!(r"^({pattern})$|\$\{{") })
 }
 
@@ -231,130 +232,6 @@ schema!([const MIN: usize, const MAX: usize] Count<MIN, MAX>, _generator => {
     ]})
 });
 
-/// Where to listen: an IP address and a port.
-#[derive(Clone, Copy, Debug)]
-pub struct ListenAddress(pub SocketAddr);
-
-const LISTEN: &str = r#"an IP address and a port such as "0.0.0.0:993" or "[::]:993""#;
-
-impl Read for ListenAddress {
-    const EXPECTED: &'static str = LISTEN;
-
-    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
-        bracket_without_quotes(node, LISTEN, mistakes)?;
-        scalar(node, mistakes, |text| match text.parse() {
-            Ok(address) => Ok(Self(address)),
-            Err(_) => {
-                let why = match text.rsplit_once(':') {
-                    _ if text.parse::<IpAddr>().is_ok() => "; the port is missing",
-                    Some(("" | "*", _)) => r#"; every address is "[::]""#,
-                    Some((host, port)) if port.parse::<u16>().is_ok() && !host.contains(':') => {
-                        "; a name has no place here"
-                    }
-                    _ => "",
-                };
-                Err(format!("expected {LISTEN}, found `{}`{why}", shown(text)))
-            }
-        })
-    }
-}
-
-schema!([] ListenAddress, _generator => patterned(r".+:[0-9]{1,5}"));
-
-/// `address: [::]:993` without quotes is a list to YAML (or no YAML at all).
-fn bracket_without_quotes(node: &Node, expected: &str, mistakes: &mut Mistakes) -> Option<()> {
-    if !matches!(node.kind, Kind::List(_)) {
-        return Some(());
-    }
-    let why = "an address that begins with `[` must stand in quotes";
-    mistakes.add(node.mark, format!("expected {expected}, found a list; {why}"));
-    None
-}
-
-const SERVER: &str = r#"a host and a port such as "mail.example.org:143" or "[2001:db8::1]:143""#;
-
-impl Read for HostPort {
-    const EXPECTED: &'static str = SERVER;
-
-    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
-        bracket_without_quotes(node, SERVER, mistakes)?;
-        scalar(node, mistakes, |text| {
-            host_port(text).map_err(|why| {
-                let found = node.found();
-                format!("expected {SERVER}, found {found}{why}")
-            })
-        })
-    }
-}
-
-schema!([] HostPort, _generator => patterned(r".+:[0-9]{1,5}"));
-
-fn host_port(text: &str) -> Result<HostPort, &'static str> {
-    if text.is_empty() {
-        return Err("");
-    }
-    if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) {
-        return Err("; an IPv6 address with a port stands in brackets");
-    }
-    let Some((host, port)) = text.rsplit_once(':') else {
-        return Err("; the port is missing");
-    };
-    if host.is_empty() {
-        return Err("; the host is missing");
-    }
-    let port = match port.parse::<u16>() {
-        Ok(number) if number != 0 && port.bytes().all(|b| b.is_ascii_digit()) => number,
-        _ => return Err("; a port is a number from 1 to 65535"),
-    };
-    let host = match host.strip_prefix('[') {
-        Some(rest) => match rest.strip_suffix(']').map(str::parse::<IpAddr>) {
-            Some(Ok(ip @ IpAddr::V6(_))) => return Ok(HostPort { host: ip.to_string(), port }),
-            _ => return Err("; between brackets there is no IPv6 address"),
-        },
-        None => host,
-    };
-    if host.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4()) || is_dns_name(host) {
-        Ok(HostPort { host: host.to_owned(), port })
-    } else {
-        Err("; that is neither a DNS name nor an IP address")
-    }
-}
-
-/// Letters, digits, hyphens and underscores between dots; the last label is no number, for then it
-/// would be an address with a mistake in it.
-fn is_dns_name(text: &str) -> bool {
-    let text = text.strip_suffix('.').unwrap_or(text);
-    let label = |label: &str| {
-        (1..=63).contains(&label.len())
-            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
-            && !label.starts_with('-')
-            && !label.ends_with('-')
-    };
-    let last = text.rsplit('.').next().unwrap_or_default();
-    text.len() <= 253 && text.split('.').all(label) && !last.bytes().all(|b| b.is_ascii_digit())
-}
-
-/// A name in a certificate: a DNS name, perhaps with `*` as its first label, or an IP address.
-#[derive(Clone, Debug)]
-pub struct CertificateName(pub String);
-
-impl Read for CertificateName {
-    const EXPECTED: &'static str = "a DNS name or an IP address";
-
-    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
-        scalar(node, mistakes, |text| {
-            let base = text.strip_prefix("*.").filter(|base| base.contains('.')).unwrap_or(text);
-            if text.parse::<IpAddr>().is_ok() || is_dns_name(base) {
-                return Ok(Self(text.to_owned()));
-            }
-            let why = if text.is_ascii() { "" } else { "; write the name in its xn-- form" };
-            Err(format!("expected {}, found {}{why}", Self::EXPECTED, node.found()))
-        })
-    }
-}
-
-schema!([] CertificateName, _generator => json_schema!({ "type": "string", "minLength": 1 }));
-
 /// A path; a relative one starts at the working directory.
 #[derive(Clone, Debug)]
 pub struct FilePath(pub PathBuf);
@@ -405,7 +282,8 @@ fn word<T: Read + Clone>(
         if let Some(index) = words.iter().position(|word| *word == text) {
             return Ok(values[index].clone());
         }
-        let near = nearest(text, words).map(|near| format!(", the nearest is `{near}`"));
+        let near = nearest(text, words).filter(|_| words.len() > 2); // two are seen at a glance
+        let near = near.map(|near| format!(", the nearest is `{near}`"));
         let (all, near) = (one_of(words), near.unwrap_or_default());
         Err(format!("expected {all}, found {}{near}", node.found()))
     })
@@ -491,42 +369,5 @@ mod tests {
             assert!(size(text).is_err(), "{text}");
         }
         assert!(size("64KB").unwrap_err().contains("write 64KiB"));
-    }
-
-    #[test]
-    fn servers_are_names_or_addresses_with_a_port() {
-        for (text, host, port) in [
-            ("legacy-imap:143", "legacy-imap", 143),
-            ("mail.example.org.:143", "mail.example.org.", 143),
-            ("a_b:1", "a_b", 1),
-            ("192.0.2.1:65535", "192.0.2.1", 65535),
-            ("[2001:DB8::1]:143", "2001:db8::1", 143),
-        ] {
-            let expected = HostPort { host: host.into(), port };
-            assert_eq!(host_port(text), Ok(expected), "{text}");
-        }
-        for text in [
-            "",
-            "legacy",
-            "legacy:",
-            ":143",
-            "legacy:0",
-            "legacy:65536",
-            "::1",
-            "::1:143x",
-            "2001:db8::1:143",
-            "[::1]",
-            "[legacy]:143",
-            "[192.0.2.1]:143",
-            "300.1.1.1:143",
-            "a b:143",
-            "imap://legacy:143",
-            "-a:143",
-            "a..b:143",
-            "ü:143",
-            "user@host:143",
-        ] {
-            assert!(host_port(text).is_err(), "{text}");
-        }
     }
 }
