@@ -43,6 +43,8 @@ stop_engine() {
     [ -n "$engine_pid" ] || return 0
     kill "$engine_pid"
     wait "$engine_pid" || true
+    # The namespace of --network host stays mounted.
+    umount "$engine_run"/exec/netns/* 2>/dev/null || true
     rm -rf "$engine_run"
 }
 
@@ -89,5 +91,7 @@ make_rust() {
         touch "$stage/complete"
     fi
     CARGO_HOME=$stage/cargo cargo fetch --quiet --locked
+    # What cargo unpacks again, and what changes at every look: the layer must stay the same while Cargo.lock does.
+    rm -rf "$stage"/cargo/registry/src "$stage"/cargo/.global-cache "$stage"/cargo/.package-cache*
     docker build --quiet "${build_options[@]}" -t rust:1.95-slim-bookworm -f tests/docker/rust.Dockerfile "$stage" >/dev/null
 }

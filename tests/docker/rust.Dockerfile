@@ -5,6 +5,4 @@ RUN apt-get update \
     && rm -rf /var/lib/apt/lists/*
 ENV CARGO_HOME=/usr/local/cargo CARGO_NET_OFFLINE=true
 COPY toolchain /usr/local
-# Without the unpacked sources: cargo unpacks what it uses.
-COPY cargo/registry/index /usr/local/cargo/registry/index
-COPY cargo/registry/cache /usr/local/cargo/registry/cache
+COPY cargo /usr/local/cargo
