@@ -51,7 +51,8 @@ VOLUME /certs /var/lib/imaps-proxy
 # A file capability on the binary would not add to that: the classic builder loses it in COPY, no-new-privileges
 # ignores it, and without NET_BIND_SERVICE in the bounding set the kernel refuses to start such a binary at all.
 # With --network host, one of: sysctl net.ipv4.ip_unprivileged_port_start=993 on the host; LISTEN=[::]:9993
-# and a redirect; or --user 0:0 --cap-drop ALL --cap-add NET_BIND_SERVICE, root by name only.
+# and a redirect; or --user 0:0 --cap-drop ALL --cap-add NET_BIND_SERVICE and a certificate in
+# /certs: root by name only, which may not write to the volumes.
 USER 65532:65532
 
 EXPOSE 993 9143

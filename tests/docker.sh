@@ -9,11 +9,12 @@ cd "$(dirname "$0")/.."
 . tests/packages.sh
 . tests/docker/engine.sh
 
-# Every container, network and volume made here carries this in its name and is gone at the end.
+# Every container and network made here carries this in its name and is gone at the end. The images stay: their
+# layers are what makes the next run quick.
 prefix=imaps-proxy-test-$$
-image=$prefix/proxy
-legacy_image=$prefix/dovecot
-client_image=$prefix/client
+image=imaps-proxy-test/proxy
+legacy_image=imaps-proxy-test/dovecot
+client_image=imaps-proxy-test/client
 network=$prefix-net
 scratch=$(mktemp -d)
 
@@ -22,7 +23,6 @@ clean_up() {
     ids=$(docker ps -aq --filter "name=$prefix" 2>/dev/null || true)
     [ -z "$ids" ] || docker rm -fv $ids >/dev/null || true
     docker network rm "$network" >/dev/null 2>&1 || true
-    [ -n "$engine_pid" ] || docker rmi -f $image $legacy_image $client_image >/dev/null 2>&1 || true
     stop_engine
     rm -rf "$scratch"
 }
@@ -52,19 +52,22 @@ proxy_log() {
     docker logs "$prefix-$case-proxy" 2>&1
 }
 
-is_health() {
-    [ "$(proxy_state '{{.State.Health.Status}}')" = "$1" ]
-}
-
+# wait_for_health STATE [SECONDS]: and no longer than the proxy runs.
 wait_for_health() {
-    wait_for "${2:-60}" "health $1" is_health "$1" || {
+    has_health_or_ended() {
+        [[ $(proxy_state '{{.State.Status}} {{.State.Health.Status}}') =~ \ $1$|^exited ]]
+    }
+    wait_for "${2:-60}" "health $1" has_health_or_ended "$1" || true
+    [[ $(proxy_state '{{.State.Status}} {{.State.Health.Status}}') == "running $1" ]] || {
+        echo "error: not $1; the health check and the log say:" >&2
+        proxy_state '{{range .State.Health.Log}}{{.Output}}{{end}}' | tail -n 3 >&2
         proxy_log | tail -n 20 >&2
         return 1
     }
 }
 
 port_on_host() {
-    docker port "$prefix-$case-proxy" 993 | head -n 1 | sed 's/.*://'
+    docker port "$prefix-$case-proxy" 993 | sed -n '1s/.*://p'
 }
 
 logs_say() {
@@ -79,6 +82,13 @@ expect() {
         echo "error: expected: $what" >&2
         return 1
     }
+}
+
+# make_certificate FOLDER: for localhost, as an operator leaves it there.
+make_certificate() {
+    mkdir "$1"
+    openssl req -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=mounted \
+        -addext subjectAltName=DNS:localhost -keyout "$1/privkey.pem" -out "$1/fullchain.pem" 2>/dev/null
 }
 
 curl_mail='curl --silent --show-error --max-time 30 --insecure --user demo:demo'
@@ -174,11 +184,9 @@ empty_certs_folder_means_a_self_signed_certificate() {
 }
 
 mounted_certificate_is_served() {
-    mkdir "$scratch/$case"
-    openssl req -quiet -x509 -newkey ec -pkeyopt ec_paramgen_curve:P-256 -nodes -days 2 -subj /CN=mounted \
-        -addext subjectAltName=DNS:localhost -keyout "$scratch/$case/privkey.pem" -out "$scratch/$case/fullchain.pem" \
-        2>/dev/null
-    chown 65532 "$scratch/$case/privkey.pem"
+    make_certificate "$scratch/$case"
+    # Only root may give a file away. Elsewhere the engine has to let the container read it as it is.
+    [ "$(id -u)" != 0 ] && chmod 0644 "$scratch/$case/privkey.pem" || chown 65532 "$scratch/$case/privkey.pem"
     start_legacy
     start_proxy -v "$scratch/$case:/certs:ro"
     wait_for_health healthy
@@ -198,9 +206,11 @@ missing_backend_is_a_readable_error() {
 }
 
 host_network_works_as_root_with_one_capability() {
-    # As the Dockerfile says. An address of 127/8 that is nobody else's, so that port 993 is free.
+    # As the Dockerfile says. An address of 127/8 that is nobody else's, so that port 993 is free. Root without
+    # capabilities writes to nobody's folder, so it comes with a certificate.
+    make_certificate "$scratch/$case"
     docker run -d --name "$prefix-$case-proxy" --network host --user 0:0 \
-        -e BACKEND=127.0.93.1:143 -e LISTEN=127.0.93.1:993 -e METRICS=127.0.93.1:9143 \
+        -v "$scratch/$case:/certs:ro" -e BACKEND=127.0.93.1:143 -e LISTEN=127.0.93.1:993 -e METRICS=127.0.93.1:9143 \
         --read-only --cap-drop ALL --cap-add NET_BIND_SERVICE --security-opt no-new-privileges "$image" >/dev/null
     # Nobody serves that backend: not ready, but the port is bound.
     wait_for 20 "port 993 of the host" bash -c ': </dev/tcp/127.0.93.1/993' || {
@@ -210,33 +220,35 @@ host_network_works_as_root_with_one_capability() {
 }
 
 compose_file_brings_up_proxy_and_dovecot() {
-    local compose=(docker compose)
+    compose=(docker compose) # not local: the trap below runs when the function is gone
     docker compose version >/dev/null 2>&1 || {
         need docker-compose=docker-compose
         compose=(docker-compose)
     }
-    compose+=(-p "$prefix-$case" -f deploy/compose.yaml -f "$scratch/override.yaml")
     # The images were built above, where the engine may need options for that. The port is any free one.
     cat >"$scratch/override.yaml" <<YAML
 services:
   proxy: {image: "$image"}
   legacy: {image: "$legacy_image"}
 YAML
+    compose+=(-p "$prefix-compose" -f deploy/compose.yaml -f "$scratch/override.yaml")
     export IMAPS_PORT=127.0.0.1:0
     "${compose[@]}" config >/dev/null
+    trap '"${compose[@]}" down -v >/dev/null 2>&1' EXIT
     "${compose[@]}" up -d --no-build proxy legacy >"$scratch/compose" 2>&1 || {
         cat "$scratch/compose" >&2
         return 1
     }
-    local id port result=0
+    local id port
     id=$("${compose[@]}" ps -q proxy)
-    compose_is_healthy() { [ "$(docker inspect -f '{{.State.Health.Status}}' "$id")" = healthy ]; }
-    wait_for 60 "the health of the proxy in Compose" compose_is_healthy || result=1
-    port=$(docker port "$id" 993 | head -n 1 | sed 's/.*://')
-    $curl_mail "imaps://127.0.0.1:$port/INBOX;MAILINDEX=1" | grep -q '^Subject: Welcome' || result=1
-    [ $result = 0 ] || "${compose[@]}" logs >&2
-    "${compose[@]}" down -v >/dev/null 2>&1
-    expect "mail through the Compose deployment" [ $result = 0 ]
+    is_healthy() { [ "$(docker inspect -f '{{.State.Health.Status}}' "$id")" = healthy ]; }
+    wait_for 60 "the health of the proxy in Compose" is_healthy || {
+        "${compose[@]}" logs >&2
+        return 1
+    }
+    port=$(docker port "$id" 993 | sed -n '1s/.*://p')
+    $curl_mail "imaps://127.0.0.1:$port/INBOX;MAILINDEX=1" >"$scratch/compose-mail"
+    expect "mail through the Compose deployment" grep -q '^Subject: Welcome' "$scratch/compose-mail"
 }
 
 # --- All of it ------------------------------------------------------------------------------------------------

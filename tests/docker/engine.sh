@@ -1,7 +1,7 @@
 # A Docker engine and the base images of the Dockerfiles. Sourced by tests/docker.sh.
 #
 # Where an engine answers, it is used, and it pulls the base images as for everybody else. Where none does, one is
-# started: its images under target/docker, which later runs use again, the rest in a temporary folder. That is a
+# started: its images under target/docker, where later runs find them (rm -r it at will), the rest in a temporary folder. That is a
 # bare test machine, so nothing is pulled either: stand-ins for the base images are made with debootstrap and the
 # Rust toolchain that runs here. The Dockerfiles are the same in both cases.
 
@@ -35,6 +35,10 @@ start_engine() {
         tail -n 20 "$engine_run/log" >&2
         die "dockerd does not start here"
     }
+    # What a killed run left behind. The engine is ours alone.
+    docker ps -aq | xargs -r docker rm -fv >/dev/null
+    docker network prune -f >/dev/null
+    docker volume prune -f >/dev/null
     make_debian
     make_rust
 }
