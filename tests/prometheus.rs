@@ -73,7 +73,7 @@ fn shipped_scrape_configuration_is_valid() {
 
 /// A proxy in front of a backend that does not exist: its metrics are served all the same.
 struct Proxy {
-    process: Running,
+    _process: Running, // ends with this value
     /// Address of /metrics.
     metrics: String,
 }
@@ -97,7 +97,7 @@ impl Proxy {
         process.wait_for("/healthz of the proxy", || {
             get(&metrics, "/healthz").filter(|(status, _)| *status == 200).map(drop)
         });
-        Self { process, metrics }
+        Self { _process: process, metrics }
     }
 }
 
@@ -185,7 +185,8 @@ impl Drop for Running {
 fn get(address: &str, path: &str) -> Option<(u16, String)> {
     let mut stream = TcpStream::connect(address).ok()?;
     stream.set_read_timeout(Some(LIMIT)).ok()?;
-    write!(stream, "GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n").ok()?;
+    let request = format!("GET {path} HTTP/1.0\r\nHost: {address}\r\n\r\n");
+    stream.write_all(request.as_bytes()).ok()?;
     let mut answer = String::new();
     stream.read_to_string(&mut answer).ok()?;
     let (head, body) = answer.split_once("\r\n\r\n")?;
