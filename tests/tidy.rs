@@ -26,11 +26,11 @@ const FOREIGN_TO_PROTO: &[&str] = &[
 #[test]
 fn protocol_code_has_no_runtime_no_clock_and_no_socket() {
     let mut found = Vec::new();
-    for file in files_below("src/proto") {
-        // Unit tests stand at the end of a file, and may read a clock: there is no other way to an `Instant`.
-        let code = lines(&file).into_iter().take_while(|(_, line)| line != "mod tests {");
+    // Unit tests stand at the end of a file or in tests.rs, and may read a clock: there is no other way to an `Instant`.
+    for file in files_below("src/proto").iter().filter(|file| !file.ends_with("tests.rs")) {
+        let code = lines(file).into_iter().take_while(|(_, line)| line != "mod tests {");
         found.extend(with_words(
-            &file,
+            file,
             code.filter(|(_, line)| !line.trim_start().starts_with("//")),
             FOREIGN_TO_PROTO,
         ));
