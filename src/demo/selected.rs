@@ -182,7 +182,7 @@ impl Session {
                 let shown = if by_uid { row.uid } else { number };
                 found.push_str(&format!(" {shown}"));
             }
-            if number as usize % SEARCH_BATCH == 0 {
+            if index.is_multiple_of(SEARCH_BATCH) {
                 tokio::task::yield_now().await;
             }
         }

@@ -307,3 +307,188 @@ pub fn done(mut args: Args, command: &str) -> Answer {
     args.end()?;
     Ok(format!("OK {command} completed"))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio_util::sync::CancellationToken;
+
+    use super::*;
+    use crate::demo::sample;
+
+    /// Everything that the server says to `input`, up to the end of the session.
+    fn talk(input: &[u8]) -> String {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_all().build().unwrap();
+        runtime.block_on(async {
+            let store = Store::new();
+            sample::fill(&store);
+            let account =
+                Account { user: "demo".to_owned(), password: "d\"e\\mo".to_owned(), store };
+            let (client, server) = tokio::io::duplex(4096);
+            let session =
+                Session::new(Wire::new(server, CancellationToken::new()), Arc::new(account));
+            let (mut from_server, mut to_server) = tokio::io::split(client);
+            let mut said = Vec::new();
+            let write = async {
+                // The server may have closed already, and then need not read the rest.
+                let _ = to_server.write_all(input).await;
+                let _ = to_server.shutdown().await;
+            };
+            let (_, (), read) =
+                tokio::join!(session.run(), write, from_server.read_to_end(&mut said));
+            read.unwrap();
+            String::from_utf8_lossy(&said).into_owned()
+        })
+    }
+
+    const LOGIN: &str = "a LOGIN demo \"d\\\"e\\\\mo\"\r\n";
+
+    #[test]
+    fn every_form_of_login_is_taken() {
+        for login in [
+            LOGIN,
+            "a login {4}\r\ndemo {6+}\r\nd\"e\\mo\r\n",
+            "a AUTHENTICATE PLAIN AGRlbW8AZCJlXG1v\r\n",
+            "a authenticate plain\r\nAGRlbW8AZCJlXG1v\r\n",
+            "a AUTHENTICATE PLAIN ZGVtbwBkZW1vAGQiZVxtbw==\r\n",
+        ] {
+            assert!(talk(login.as_bytes()).contains("\r\na OK [CAPABILITY IMAP4rev1 "), "{login}");
+        }
+        for (login, answer) in [
+            ("a LOGIN demo demo\r\n", "a NO [AUTHENTICATIONFAILED]"),
+            ("a AUTHENTICATE PLAIN b3RoZXIAZGVtbwBkImVcbW8=\r\n", "a NO [AUTHENTICATIONFAILED]"),
+            ("a AUTHENTICATE PLAIN\r\n*\r\n", "a BAD Authentication cancelled"),
+            ("a AUTHENTICATE PLAIN =\r\n", "a BAD "),
+            ("a AUTHENTICATE CRAM-MD5\r\n", "a NO "),
+            ("a STARTTLS\r\n", "a NO TLS is not available"),
+            ("a SELECT INBOX\r\n", "a BAD "),
+            ("a LOGIN {70000}\r\n", "a NO [TOOBIG]"),
+            ("\r\n", "* BAD No tag"),
+        ] {
+            assert!(talk(login.as_bytes()).contains(&format!("\r\n{answer}")), "{login}");
+        }
+    }
+
+    #[test]
+    fn limits_end_the_session_or_the_command() {
+        let long = "a".repeat(70_000);
+        assert!(talk(long.as_bytes()).ends_with("* BYE Line or literal too long\r\n"));
+        let skipped = format!("{LOGIN}b NOOP {{70000+}}\r\n{long}\r\nc NOOP\r\n");
+        let skipped = skipped.replacen(&long, &long[..70_000], 1);
+        let said = talk(skipped.as_bytes());
+        assert!(
+            said.ends_with(
+                "b NO [TOOBIG] Longer than this server takes\r\nc OK NOOP completed\r\n"
+            ),
+            "{said}"
+        );
+        assert!(talk(b"a NOOP {99999999999+}\r\n").ends_with("* BYE Line or literal too long\r\n"));
+        let said = talk("x LOGIN a b\r\n".repeat(20).as_bytes());
+        assert_eq!(said.matches("x NO ").count(), LOGIN_ATTEMPTS as usize);
+    }
+
+    /// Commands with their arguments drawn from what breaks parsers.
+    fn command() -> impl Strategy<Value = String> {
+        let verb = prop::sample::select(vec![
+            "FETCH",
+            "UID FETCH",
+            "STORE",
+            "UID STORE",
+            "SEARCH",
+            "UID SEARCH",
+            "COPY",
+            "MOVE",
+            "SELECT",
+            "EXAMINE",
+            "LIST",
+            "LSUB",
+            "STATUS",
+            "CREATE",
+            "DELETE",
+            "RENAME",
+            "APPEND",
+            "EXPUNGE",
+            "CLOSE",
+            "UID EXPUNGE",
+            "IDLE\r\nDONE",
+            "ID",
+            "NOOP",
+            "SUBSCRIBE",
+            "AUTHENTICATE",
+            "UID",
+        ]);
+        let argument = prop::sample::select(vec![
+            "1",
+            "1:*",
+            "*",
+            "4294967295",
+            "2,5:3",
+            "INBOX",
+            "Sent",
+            "new/one",
+            "\"\"",
+            "(",
+            ")",
+            "()",
+            "(FLAGS",
+            "BODY[]",
+            "BODY[1.1.MIME]<0.9>",
+            "(BODY.PEEK[HEADER.FIELDS.NOT (a)] UID)",
+            "FULL",
+            "BODYSTRUCTURE",
+            "+FLAGS",
+            "-FLAGS.SILENT",
+            "(\\Deleted $x)",
+            "\\Seen",
+            "{3}\r\nabc",
+            "{3+}\r\na\0c",
+            "{0}\r\n",
+            "NOT",
+            "OR",
+            "SINCE 1-Jan-2026",
+            "TEXT é",
+            "\"a\\",
+            "%",
+            "a/*",
+            "(MESSAGES UNSEEN)",
+            "NIL",
+            "\" 1-Jan-2026 00:00:00 +0000\"",
+        ]);
+        (verb, prop::collection::vec(argument, 0..5))
+            .prop_map(|(verb, arguments)| format!("t {verb} {}\r\n", arguments.join(" ")))
+    }
+
+    proptest! {
+        #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::with_cases(200) })]
+
+        #[test]
+        fn any_octets_are_survived(input in prop::collection::vec(any::<u8>(), 0..600)) {
+            talk(&input);
+            talk(&[LOGIN.as_bytes(), &input].concat());
+        }
+
+        #[test]
+        fn any_commands_are_survived(commands in prop::collection::vec(command(), 1..12)) {
+            let said = talk(format!("{LOGIN}s SELECT INBOX\r\n{}", commands.concat()).as_bytes());
+            prop_assert!(said.contains("s OK [READ-WRITE]"));
+        }
+
+        #[test]
+        fn any_message_can_be_fetched(
+            pieces in prop::collection::vec(prop::sample::select(vec![
+                "Content-Type: multipart/mixed; boundary=b", "Content-Type: message/rfc822", "\r\n", "\n", "\r",
+                "--b", "--b--", "From: \"a", "<@,>:;(", "To: g:;", "=?utf-8?q?=zz?=", " ", "\té",
+                "Content-Type: text/plain; charset=\"", "Content-Disposition: a; b=\"\\",
+            ]), 0..40),
+        ) {
+            let mail = pieces.concat();
+            let said = talk(format!(
+                "{LOGIN}b APPEND INBOX {{{}+}}\r\n{mail}\r\nc SELECT INBOX\r\n\
+                 d FETCH * (ENVELOPE BODY BODYSTRUCTURE BODY[1] BODY[1.1.HEADER] BODY[2.TEXT])\r\n\
+                 e SEARCH TEXT x FROM y\r\n", mail.len()).as_bytes());
+            prop_assert!(said.contains("\r\nd OK FETCH completed\r\n"), "{}", said);
+            prop_assert!(said.contains("\r\ne OK SEARCH completed\r\n"), "{}", said);
+        }
+    }
+}
