@@ -24,3 +24,5 @@ pub mod admin;
 pub mod log;
 
 pub mod demo;
+
+pub mod version;

@@ -1,1 +1,326 @@
+//! Every metric: name, help, labels, buckets.
+//!
+//! Prefix `imaps_proxy_`, base units, counted when a thing ends. Every label value comes from a closed list
+//! of ours, so nothing that a client sends can ever make a series; each series that can exist is there
+//! as 0 from the start. What the data path touches is resolved once and is then one atomic addition.
 
+use std::sync::Arc;
+
+use prometheus::{
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    IntGaugeVec, Opts, Registry, opts,
+};
+use strum::VariantArray as _;
+
+use crate::backend::dial;
+use crate::conn::close::Reason;
+use crate::conn::tls::Failure;
+use crate::proto::imap::follow::Verb;
+use crate::proto::imap::sasl::Mechanism;
+
+/// Where a session stands: the label `phase`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum Phase {
+    Handshake,
+    Login,
+    Active,
+    /// In IMAP IDLE (RFC 2177).
+    Idle,
+}
+
+/// How a login attempt ended: the label and log field `result`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum LoginResult {
+    Ok,
+    Rejected,
+    Unavailable,
+    Aborted,
+}
+
+const SECONDS_OF_TLS: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
+const SECONDS_OF_CONNECT: &[f64] =
+    &[0.0005, 0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0];
+const SECONDS_OF_LOGIN: &[f64] =
+    &[0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 20.0, 60.0];
+const SECONDS_OF_COMMAND: &[f64] =
+    &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
+const SECONDS_OF_SESSION: &[f64] =
+    &[1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0, 604_800.0];
+
+/// All of them, registered. Cheap to share, no lock on the data path.
+pub struct Metrics {
+    pub registry: Registry,
+    pub connections: IntCounterVec,
+    pub accept_errors: IntCounter,
+    sessions: Vec<IntGauge>,
+    closed: Vec<IntCounter>,
+    pub session_duration: Histogram,
+    pub handshakes: IntCounterVec,
+    handshake_failures: Vec<IntCounter>,
+    pub handshake_duration: Histogram,
+    pub certificate_not_after: GaugeVec,
+    pub client_to_backend: IntCounter,
+    pub backend_to_client: IntCounter,
+    logins: IntCounterVec,
+    backends: Vec<Arc<BackendMetrics>>,
+}
+
+/// The series of one backend server.
+pub struct BackendMetrics {
+    pub up: IntGauge,
+    pub connect_duration: Histogram,
+    connect_failures: Vec<IntCounter>,
+    pub login_duration: Histogram,
+    commands: Vec<Histogram>,
+}
+
+impl BackendMetrics {
+    pub fn connect_failed(&self, reason: dial::Failure) {
+        self.connect_failures[reason as usize].inc();
+    }
+
+    /// The time from a command's last byte to its tagged result.
+    pub fn command(&self, verb: Verb) -> &Histogram {
+        &self.commands[verb as usize]
+    }
+}
+
+impl Metrics {
+    /// `listeners` and `backends` as configured, `handshakes` every (version, cipher, group) that the TLS
+    /// configuration can negotiate.
+    pub fn new(
+        listeners: &[String],
+        backends: &[String],
+        handshakes: &[(&str, &str, &str)],
+    ) -> Result<Self, prometheus::Error> {
+        let registry = Registry::new();
+        let r = &registry;
+        let connections =
+            counters(r, "connections_total", "Connections accepted, by listener", &["listener"])?;
+        for listener in listeners {
+            connections.with_label_values(&[listener]);
+        }
+        let accept_errors = counters(
+            r,
+            "accept_errors_total",
+            "Times that accept() failed, as when descriptors run out",
+            &[],
+        )?
+        .with_label_values(&[] as &[&str]);
+        let sessions = IntGaugeVec::new(
+            named("sessions", "Sessions open now, by phase; idle is IMAP IDLE"),
+            &["phase"],
+        )?;
+        r.register(Box::new(sessions.clone()))?;
+        let closed =
+            counters(r, "sessions_closed_total", "Sessions ended, by reason", &["reason"])?;
+        let shaken = counters(
+            r,
+            "tls_handshakes_total",
+            "TLS handshakes completed",
+            &["version", "cipher", "group", "resumed"],
+        )?;
+        for (version, cipher, group) in handshakes {
+            for resumed in ["false", "true"] {
+                shaken.with_label_values(&[*version, *cipher, *group, resumed]);
+            }
+        }
+        let failures = counters(
+            r,
+            "tls_handshake_failures_total",
+            "TLS handshakes that failed, by reason",
+            &["reason"],
+        )?;
+        let bytes = counters(
+            r,
+            "bytes_total",
+            "IMAP bytes relayed after login, by direction",
+            &["direction"],
+        )?;
+        let logins = counters(
+            r,
+            "logins_total",
+            "Login attempts, by result and mechanism",
+            &["result", "mechanism"],
+        )?;
+        for result in LoginResult::VARIANTS {
+            for mechanism in Mechanism::VARIANTS {
+                logins.with_label_values(&[<&str>::from(*result), <&str>::from(*mechanism)]);
+            }
+        }
+        let up = IntGaugeVec::new(
+            named("backend_up", "Whether the backend server answered last time"),
+            &["backend"],
+        )?;
+        r.register(Box::new(up.clone()))?;
+        let connect = histograms(
+            r,
+            "backend_connect_duration_seconds",
+            "From the start of dialling to the greeting",
+            SECONDS_OF_CONNECT,
+            &["backend"],
+        )?;
+        let connect_failures = counters(
+            r,
+            "backend_connect_failures_total",
+            "Times that a backend server could not be used, by reason",
+            &["backend", "reason"],
+        )?;
+        let login = histograms(
+            r,
+            "login_duration_seconds",
+            "From a whole login command to its result, dialling included",
+            SECONDS_OF_LOGIN,
+            &["backend"],
+        )?;
+        let command = histograms(
+            r,
+            "command_duration_seconds",
+            "From a command's last byte to its tagged result; for IDLE to its continuation",
+            SECONDS_OF_COMMAND,
+            &["command", "backend"],
+        )?;
+        let certificate_not_after = GaugeVec::new(
+            named(
+                "tls_certificate_not_after_timestamp_seconds",
+                "When a certificate expires, as Unix time",
+            ),
+            &["certificate", "state"],
+        )?;
+        r.register(Box::new(certificate_not_after.clone()))?;
+        let build =
+            GaugeVec::new(named("build_info", "Always 1"), &["version", "rustls", "provider"])?;
+        build
+            .with_label_values(&[
+                crate::version::VERSION,
+                crate::version::RUSTLS,
+                crate::version::PROVIDER,
+            ])
+            .set(1.0);
+        r.register(Box::new(build))?;
+        r.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
+        let backends = backends
+            .iter()
+            .map(|name| {
+                Arc::new(BackendMetrics {
+                    up: up.with_label_values(&[name]),
+                    connect_duration: connect.with_label_values(&[name]),
+                    connect_failures: dial::Failure::VARIANTS
+                        .iter()
+                        .map(|reason| {
+                            connect_failures.with_label_values(&[name, <&str>::from(*reason)])
+                        })
+                        .collect(),
+                    login_duration: login.with_label_values(&[name]),
+                    commands: Verb::VARIANTS
+                        .iter()
+                        .map(|verb| command.with_label_values(&[<&str>::from(*verb), name]))
+                        .collect(),
+                })
+            })
+            .collect();
+        Ok(Self {
+            connections,
+            accept_errors,
+            sessions: Phase::VARIANTS
+                .iter()
+                .map(|p| sessions.with_label_values(&[<&str>::from(*p)]))
+                .collect(),
+            closed: Reason::VARIANTS
+                .iter()
+                .map(|c| closed.with_label_values(&[<&str>::from(*c)]))
+                .collect(),
+            session_duration: histogram(
+                r,
+                "session_duration_seconds",
+                "How long sessions lasted",
+                SECONDS_OF_SESSION,
+            )?,
+            handshakes: shaken,
+            handshake_failures: Failure::VARIANTS
+                .iter()
+                .map(|f| failures.with_label_values(&[<&str>::from(*f)]))
+                .collect(),
+            handshake_duration: histogram(
+                r,
+                "tls_handshake_duration_seconds",
+                "How long completed TLS handshakes took, the network included",
+                SECONDS_OF_TLS,
+            )?,
+            certificate_not_after,
+            client_to_backend: bytes.with_label_values(&["client_to_backend"]),
+            backend_to_client: bytes.with_label_values(&["backend_to_client"]),
+            logins,
+            backends,
+            registry,
+        })
+    }
+
+    pub fn sessions(&self, phase: Phase) -> &IntGauge {
+        &self.sessions[phase as usize]
+    }
+
+    pub fn closed(&self, reason: Reason) -> &IntCounter {
+        &self.closed[reason as usize]
+    }
+
+    pub fn handshake_failed(&self, failure: Failure) {
+        self.handshake_failures[failure as usize].inc();
+    }
+
+    pub fn login(&self, result: LoginResult, mechanism: Mechanism) {
+        self.logins.with_label_values(&[<&str>::from(result), <&str>::from(mechanism)]).inc();
+    }
+
+    /// By the server's place in the configuration.
+    pub fn backend(&self, index: usize) -> &Arc<BackendMetrics> {
+        &self.backends[index]
+    }
+
+    /// The expiry of the certificate that new handshakes get.
+    pub fn certificate(&self, name: &str, not_after: i64) -> Gauge {
+        let gauge = self.certificate_not_after.with_label_values(&[name, "served"]);
+        gauge.set(not_after as f64);
+        gauge
+    }
+}
+
+fn named(name: &str, help: &str) -> Opts {
+    opts!(format!("imaps_proxy_{name}"), help)
+}
+
+fn counters(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    labels: &[&str],
+) -> Result<IntCounterVec, prometheus::Error> {
+    let counters = IntCounterVec::new(named(name, help), labels)?;
+    r.register(Box::new(counters.clone()))?;
+    Ok(counters)
+}
+
+fn histograms(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+    labels: &[&str],
+) -> Result<HistogramVec, prometheus::Error> {
+    let opts = HistogramOpts { common_opts: named(name, help), buckets: buckets.to_vec() };
+    let histograms = HistogramVec::new(opts, labels)?;
+    r.register(Box::new(histograms.clone()))?;
+    Ok(histograms)
+}
+
+fn histogram(
+    r: &Registry,
+    name: &str,
+    help: &str,
+    buckets: &[f64],
+) -> Result<Histogram, prometheus::Error> {
+    Ok(histograms(r, name, help, buckets, &[])?.with_label_values(&[] as &[&str]))
+}

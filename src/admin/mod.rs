@@ -1,1 +1,102 @@
+//! All HTTP of the proxy itself. So far the probes: `/metrics`, `/healthz` and `/readyz`.
+//!
+//! Invariant: no user and no client address ever appears in an answer.
 
+use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::time::{SystemTime, UNIX_EPOCH};
+
+pub mod probes;
+
+/// Whether the proxy can serve, as `/readyz` tells it. Set by whoever knows, read by the probe; no locks.
+///
+/// Each part is true on its own, so no order between them is kept (`Relaxed` throughout).
+#[derive(Debug)]
+pub struct Readiness {
+    listening: AtomicBool,
+    draining: AtomicBool,
+    /// Unix seconds; `i64::MIN` as long as none is known.
+    certificate_not_after: AtomicI64,
+    backends: Vec<(String, AtomicBool)>,
+}
+
+impl Readiness {
+    /// Nothing is ready yet. `backends` are names for people, in the order of `settings::Backend::servers`.
+    pub fn new(backends: impl IntoIterator<Item = String>) -> Self {
+        Self {
+            listening: AtomicBool::new(false),
+            draining: AtomicBool::new(false),
+            certificate_not_after: AtomicI64::new(i64::MIN),
+            backends: backends.into_iter().map(|name| (name, AtomicBool::new(false))).collect(),
+        }
+    }
+
+    /// At least one listener for mail clients is open.
+    pub fn set_listening(&self, open: bool) {
+        self.listening.store(open, Ordering::Relaxed);
+    }
+
+    /// The last second (unix) of the certificate that is served.
+    pub fn set_certificate_not_after(&self, unix: i64) {
+        self.certificate_not_after.store(unix, Ordering::Relaxed);
+    }
+
+    /// Whether the backend of this position answered when it was last asked.
+    pub fn set_backend_up(&self, index: usize, up: bool) {
+        match self.backends.get(index) {
+            Some((_, state)) => state.store(up, Ordering::Relaxed),
+            None => debug_assert!(false, "backend {index} of {}", self.backends.len()),
+        }
+    }
+
+    /// Shutting down, for good.
+    pub fn set_draining(&self) {
+        self.draining.store(true, Ordering::Relaxed);
+    }
+
+    /// # Errors
+    /// Every reason why nobody should be sent here now, one line each.
+    pub fn check(&self, now: SystemTime) -> Result<(), Vec<String>> {
+        let mut reasons = Vec::new();
+        if self.draining.load(Ordering::Relaxed) {
+            reasons.push("draining: shutting down, no new sessions".to_owned());
+        }
+        if !self.listening.load(Ordering::Relaxed) {
+            reasons.push("no listener is open".to_owned());
+        }
+        let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+        match self.certificate_not_after.load(Ordering::Relaxed) {
+            i64::MIN => reasons.push("no certificate is loaded".to_owned()),
+            end if i64::try_from(now).is_ok_and(|now| now > end) => {
+                reasons.push("the certificate has expired".to_owned());
+            }
+            _ => {}
+        }
+        if !self.backends.iter().any(|(_, up)| up.load(Ordering::Relaxed)) {
+            let names: Vec<&str> = self.backends.iter().map(|(name, _)| name.as_str()).collect();
+            reasons.push(format!("no backend is up: {}", names.join(", ")));
+        }
+        if reasons.is_empty() { Ok(()) } else { Err(reasons) }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use std::time::Duration;
+
+    #[test]
+    fn every_reason_is_told_and_goes_away_with_its_cause() {
+        let now = UNIX_EPOCH + Duration::from_secs(1000);
+        let ready = Readiness::new(["a:143".to_owned(), "b:143".to_owned()]);
+        assert_eq!(ready.check(now).unwrap_err().len(), 3);
+        ready.set_listening(true);
+        ready.set_certificate_not_after(1000);
+        assert_eq!(ready.check(now), Err(vec!["no backend is up: a:143, b:143".to_owned()]));
+        ready.set_backend_up(1, true);
+        assert_eq!(ready.check(now), Ok(()));
+        let later = now + Duration::from_secs(1);
+        assert_eq!(ready.check(later), Err(vec!["the certificate has expired".to_owned()]));
+        ready.set_draining();
+        assert!(ready.check(now).unwrap_err()[0].starts_with("draining"));
+    }
+}

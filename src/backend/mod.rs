@@ -1,1 +1,134 @@
+//! The backend servers: their names, what is known of them, which one to try first. Nothing per connection.
+//!
+//! A server is *up* when it answered last time, be it to [`learn`] or to a client's login. Names are looked up
+//! by our own resolver, so that no thread waits for DNS.
 
+pub mod dial;
+
+pub mod learn;
+
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
+
+use arc_swap::ArcSwapOption;
+use tokio::sync::Notify;
+
+use crate::admin::Readiness;
+use crate::config::settings::{self, HostPort};
+use crate::metrics::{BackendMetrics, Metrics};
+use crate::proto::imap::capability::Repair;
+use crate::proto::imap::login::Dialect;
+
+/// All servers, in the order of the configuration.
+pub struct Backends {
+    servers: Vec<Server>,
+    pub repair: Repair,
+    pub timeouts: dial::Timeouts,
+    resolver: dial::Resolver,
+    readiness: Arc<Readiness>,
+}
+
+/// One server.
+pub struct Server {
+    index: usize,
+    address: HostPort,
+    /// The address as configured: the label and log field `backend`.
+    pub name: Arc<str>,
+    up: AtomicBool,
+    known: ArcSwapOption<Known>,
+    /// Wakes [`learn::keep`] when a login found the server down.
+    lost: Notify,
+    pub metrics: Arc<BackendMetrics>,
+}
+
+/// What a server said of itself, ready for clients.
+pub struct Known {
+    /// `* OK [CAPABILITY …] text`, with its CRLF.
+    pub greeting: Vec<u8>,
+    /// The words of the repaired capability list.
+    pub capabilities: Vec<u8>,
+    /// What the server itself can read.
+    pub dialect: Dialect,
+    /// It refuses passwords on what it takes for an unencrypted connection (RFC 9051 §6.2.3).
+    pub login_disabled: bool,
+}
+
+impl Backends {
+    pub fn new(
+        settings: &settings::Settings,
+        metrics: &Metrics,
+        readiness: Arc<Readiness>,
+    ) -> Result<Self, dial::Error> {
+        let servers = settings.backend.servers.iter().enumerate();
+        let servers = servers.map(|(index, server)| Server {
+            index,
+            address: server.address.clone(),
+            name: server.address.to_string().into(),
+            up: AtomicBool::new(false),
+            known: ArcSwapOption::empty(),
+            lost: Notify::new(),
+            metrics: Arc::clone(metrics.backend(index)),
+        });
+        let edits = &settings.backend.capabilities;
+        Ok(Self {
+            servers: servers.collect(),
+            repair: Repair::new(&edits.hide, &edits.add),
+            timeouts: dial::Timeouts {
+                connect: settings.backend.connect_timeout,
+                greeting: settings.timeouts.backend_greeting,
+            },
+            resolver: dial::Resolver::new()?,
+            readiness,
+        })
+    }
+
+    pub fn servers(&self) -> &[Server] {
+        &self.servers
+    }
+
+    /// What clients are greeted with: by the first server that is up, else by the first that was ever seen.
+    pub fn known(&self) -> Option<Arc<Known>> {
+        self.in_order().find_map(|server| server.known.load_full())
+    }
+
+    /// Those that are up first, each group in the configuration's order.
+    pub fn in_order(&self) -> impl Iterator<Item = &Server> {
+        let up = |wanted| self.servers.iter().filter(move |server| server.is_up() == wanted);
+        up(true).chain(up(false))
+    }
+
+    /// Connects to one server and reads its greeting.
+    pub async fn dial(&self, server: &Server) -> Result<dial::Link, dial::Error> {
+        let start = std::time::Instant::now();
+        let result = dial::dial(&self.resolver, &server.address, &self.timeouts).await;
+        match &result {
+            Ok(_) => {
+                server.metrics.connect_duration.observe(start.elapsed().as_secs_f64());
+                self.set_up(server, true);
+            }
+            Err(error) => {
+                server.metrics.connect_failed(error.failure());
+                self.set_up(server, false);
+            }
+        }
+        result
+    }
+
+    fn set_up(&self, server: &Server, up: bool) {
+        if server.up.swap(up, Ordering::Relaxed) && !up {
+            server.lost.notify_one();
+        }
+        server.metrics.up.set(i64::from(up));
+        self.readiness.set_backend_up(server.index, up);
+    }
+}
+
+impl Server {
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    pub fn dialect(&self) -> Dialect {
+        self.known.load().as_ref().map(|known| known.dialect).unwrap_or_default()
+    }
+}

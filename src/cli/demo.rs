@@ -20,6 +20,8 @@ use crate::config::settings::{
     SelfSigned, Server as BackendServer, Settings, Timeouts, Tls,
 };
 use crate::demo::Server;
+use crate::tls::certificate;
+use crate::{log, server};
 
 /// Of the mailbox with the sample mail.
 const USER: &str = "demo";
@@ -27,7 +29,10 @@ const PASSWORD: &str = "demo";
 /// What the certificate directory calls the CA to trust.
 const CA_FILE: &str = "ca.pem";
 
-/// Options of `imaps-proxy demo`.
+/// Try the proxy with nothing else installed
+///
+/// Starts an embedded legacy IMAP server with a sample mailbox and the proxy in front of it, with a
+/// self-signed certificate, and prints commands to try.
 #[derive(clap::Args, Clone, Debug)]
 pub struct Args {
     /// Where mail clients connect, with TLS
@@ -60,7 +65,10 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let dir = std::path::absolute(&dir).map_err(|error| failed(error.to_string()))?;
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build();
     let runtime = runtime.map_err(|error| failed(format!("can't start: {error}")))?;
-    runtime.block_on(serve(args, &dir))
+    let result = runtime.block_on(serve(args, &dir));
+    // After a second signal sessions may be left; nothing waits for them.
+    runtime.shutdown_background();
+    result
 }
 
 fn failed(message: String) -> Error {
@@ -74,8 +82,12 @@ async fn serve(args: &Args, dir: &Path) -> Result<(), Error> {
     let stop = CancellationToken::new();
     let legacy = tokio::spawn(legacy.serve(stop.clone()));
     let ca = dir.join(CA_FILE);
-    let proxied = serve_proxy(settings(args, dir, legacy_address), |imaps, metrics| {
+    let settings = settings(args, dir, legacy_address);
+    let _log = log::start(&settings.log);
+    let proxied = server::run(settings, |bound| {
         let fingerprint = ca_fingerprint(&ca);
+        let imaps = bound.listeners.first().copied().unwrap_or(args.listen);
+        let metrics = bound.metrics.unwrap_or(args.metrics);
         let started = Started { imaps, metrics, legacy: legacy_address, ca: &ca, fingerprint };
         // A closed standard output is no reason to stop serving.
         let _ = io::Write::write_all(&mut io::stdout(), introduction(&started).as_bytes());
@@ -84,22 +96,12 @@ async fn serve(args: &Args, dir: &Path) -> Result<(), Error> {
     // The proxy has ended its sessions by now, and with them the embedded server's.
     stop.cancel();
     let _ = legacy.await;
-    result
+    result.map_err(Error::failed)
 }
 
-/// WIRING: the one place where the proxy is started; `started` gets the addresses of IMAPS and metrics.
-async fn serve_proxy(
-    settings: Settings,
-    started: impl FnOnce(SocketAddr, SocketAddr),
-) -> Result<(), Error> {
-    let _ = (settings, started);
-    Err(failed("the proxy is not part of this build".to_owned()))
-}
-
-/// WIRING: SHA-256 of the CA's certificate, in the form that mail clients show.
+/// SHA-256 of the CA's certificate, in the form that mail clients show.
 fn ca_fingerprint(ca: &Path) -> Option<String> {
-    let _ = ca;
-    None
+    Some(certificate::fingerprint(certificate::read_chain(ca).ok()?.first()?))
 }
 
 /// The product's defaults, in front of the embedded server.
@@ -189,6 +191,12 @@ fn introduction(started: &Started) -> String {
     let (host, port) = (imaps.ip(), imaps.port());
     let login =
         format!("a LOGIN {USER} {PASSWORD}\\nb STATUS INBOX (MESSAGES UNSEEN)\\nc LOGOUT\\n");
+    // Without a folder of its own, mutt begins by asking whether to make ~/Mail.
+    let mutt = format!(
+        "set folder=imaps://{imaps}/ ssl_ca_certificates_file=\"{}\"",
+        started.ca.display()
+    );
+    let mutt = shell_word(&mutt);
     format!(
         "\
 imaps-proxy demo: a mailbox behind a plaintext IMAP server, served over TLS
@@ -206,7 +214,7 @@ Try it:
   curl -sS --cacert {ca} -u {USER}:{PASSWORD} 'imaps://{imaps}/INBOX?ALL' 'imaps://{imaps}/INBOX;UID=1'
 
   # the dialogue itself
-  printf '{login}' | openssl s_client -crlf -quiet -verify_return_error -CAfile {ca} -connect {imaps}
+  printf '{login}' | openssl s_client -crlf -quiet -verify_return_error -CAfile {ca} -servername localhost -connect {imaps}
 
   # what Prometheus sees
   curl -sS http://{metrics}/metrics
@@ -216,7 +224,7 @@ A mail client's settings:
   Thunderbird  Manual configuration: IMAP, hostname {host}, port {port}, SSL/TLS, normal password,
                user {USER}. Trust the CA first: Settings, Privacy & Security, Certificates,
                Authorities, Import; or confirm the exception that it offers. There is no SMTP.
-  mutt         mutt -e 'set ssl_ca_certificates_file={ca}' -f imaps://{USER}:{PASSWORD}@{imaps}/INBOX
+  mutt         mutt -e {mutt} -f imaps://{USER}:{PASSWORD}@{imaps}/INBOX
 
 Ctrl-C stops it.
 

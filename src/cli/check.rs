@@ -1,0 +1,72 @@
+//! `check`: whether a configuration and the files that it names would do.
+
+use std::path::Path;
+
+use super::{ConfigArg, Error, count};
+use crate::config;
+use crate::config::settings::Tls;
+use crate::tls::{self, Severity};
+
+/// Validate a configuration and the files that it names
+///
+/// Reports every mistake, not only the first, as FILE:LINE:COLUMN: MESSAGE on standard error; then
+/// whether certificate and key can be read, belong together and are valid. Opens no port, sends
+/// nothing, changes nothing.
+///
+/// Exit code 0: the proxy can start with it, perhaps with warnings. 2: it cannot.
+///
+/// Example, before a restart:
+///
+///   imaps-proxy check --config imaps-proxy.yaml && systemctl restart imaps-proxy
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Args {
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+/// # Errors
+/// [`Error::Checked`] once the mistakes are printed; [`Error::Configuration`] if there is no text.
+pub fn run(args: &Args) -> Result<(), Error> {
+    let file = &args.config.file;
+    let mut errors = 0;
+    let mut warnings = 0;
+    let mut report = String::new();
+    let mut files = |tls: &Tls, report: &mut String| {
+        for finding in tls::check(tls) {
+            let word = match finding.severity {
+                Severity::Error => "error",
+                Severity::Warning => "warning",
+            };
+            report.push_str(&format!("{word}: {}\n", finding.message));
+            match finding.severity {
+                Severity::Error => errors += 1,
+                Severity::Warning => warnings += 1,
+            }
+        }
+    };
+    match config::load(file) {
+        Ok(settings) => files(&settings.tls, &mut report),
+        Err(config::Error::Invalid(invalid)) => {
+            report = invalid.report();
+            if let Some(tls) = &invalid.tls {
+                files(tls, &mut report);
+            }
+            errors += invalid.count();
+        }
+        Err(error @ config::Error::Unreadable { .. }) => return Err(error.into()),
+    }
+    super::complain(&report);
+    if errors > 0 {
+        return Err(Error::Checked { file: file.clone(), errors });
+    }
+    super::print(&summary(file, warnings))
+}
+
+fn summary(file: &Path, warnings: usize) -> String {
+    let file = file.display();
+    match warnings {
+        0 => format!("{file} is fine\n"),
+        _ => format!("{file} is fine, with {}\n", count(warnings, "warning")),
+    }
+}

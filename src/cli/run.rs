@@ -1,0 +1,44 @@
+//! `run`: the proxy, in the foreground.
+
+use super::{ConfigArg, Error};
+use crate::config::settings::Settings;
+use crate::server::{self, Bound};
+use crate::{config, log};
+
+/// Run the proxy in the foreground
+///
+/// Stays until SIGTERM or SIGINT; then no new sessions are taken and those that run are told BYE within
+/// timeouts.drain. A second signal ends it at once. The log goes to standard output.
+///
+/// Exit code 0: stopped as asked. 1: it could not start or go on (a port in use, say). 2: the
+/// configuration is wrong; `imaps-proxy check` says the same without starting anything.
+///
+/// Example:
+///
+///   imaps-proxy run --config /etc/imaps-proxy/config.yaml
+#[derive(Debug, clap::Args)]
+#[command(verbatim_doc_comment)]
+pub struct Args {
+    #[command(flatten)]
+    config: ConfigArg,
+}
+
+/// # Errors
+/// If the configuration is wrong, a certificate can't be loaded or an address is in use.
+pub fn run(args: &Args) -> Result<(), Error> {
+    let settings = config::load(&args.config.file)?;
+    let _log = log::start(&settings.log);
+    serve(settings, |_| {}).map_err(Error::failed)
+}
+
+/// Serves on a runtime of its own; `started` hears where once everything listens.
+pub(super) fn serve(
+    settings: Settings,
+    started: impl FnOnce(&Bound),
+) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
+    let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
+    let result = runtime.block_on(server::run(settings, started));
+    // Sessions that did not end in time are cut; nothing waits for them.
+    runtime.shutdown_background();
+    Ok(result?)
+}

@@ -1,0 +1,181 @@
+//! Where to listen, whom to dial, what a certificate is good for.
+//!
+//! Nothing is looked up: a name is only checked for its form. As in `values`, every type describes
+//! itself to the JSON Schema.
+
+use std::borrow::Cow;
+use std::net::{IpAddr, SocketAddr};
+
+use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+
+use super::mistakes::Mistakes;
+use super::read::{Read, scalar};
+use super::settings::HostPort;
+use super::values::{patterned, schema};
+use super::yaml::{Kind, Node};
+
+/// Where to listen: an IP address and a port.
+#[derive(Clone, Copy, Debug)]
+pub struct ListenAddress(pub SocketAddr);
+
+const LISTEN: &str = r#"an IP address and a port such as "0.0.0.0:993" or "[::]:993""#;
+
+impl Read for ListenAddress {
+    const EXPECTED: &'static str = LISTEN;
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        bracket_without_quotes(node, LISTEN, mistakes)?;
+        scalar(node, mistakes, |text| match text.parse() {
+            Ok(address) => Ok(Self(address)),
+            Err(_) => {
+                let why = match text.rsplit_once(':') {
+                    _ if text.parse::<IpAddr>().is_ok() => "; the port is missing",
+                    Some(("" | "*", _)) => r#"; every address is "[::]""#,
+                    Some((host, port)) if port.parse::<u16>().is_ok() && !host.contains(':') => {
+                        "; a name has no place here"
+                    }
+                    _ => "",
+                };
+                Err(format!("expected {LISTEN}, found {}{why}", node.found()))
+            }
+        })
+    }
+}
+
+schema!([] ListenAddress, _generator => patterned(r".+:[0-9]{1,5}"));
+
+/// `address: [::]:993` without quotes is a list to YAML (or no YAML at all).
+fn bracket_without_quotes(node: &Node, expected: &str, mistakes: &mut Mistakes) -> Option<()> {
+    if !matches!(node.kind, Kind::List(_)) {
+        return Some(());
+    }
+    let why = "an address that begins with `[` must stand in quotes";
+    mistakes.add(node.mark, format!("expected {expected}, found a list; {why}"));
+    None
+}
+
+const SERVER: &str = r#"a host and a port such as "mail.example.org:143" or "[2001:db8::1]:143""#;
+
+impl Read for HostPort {
+    const EXPECTED: &'static str = SERVER;
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        bracket_without_quotes(node, SERVER, mistakes)?;
+        scalar(node, mistakes, |text| {
+            host_port(text).map_err(|why| {
+                let found = node.found();
+                format!("expected {SERVER}, found {found}{why}")
+            })
+        })
+    }
+}
+
+schema!([] HostPort, _generator => patterned(r".+:[0-9]{1,5}"));
+
+fn host_port(text: &str) -> Result<HostPort, &'static str> {
+    if text.is_empty() {
+        return Err("");
+    }
+    if text.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv6()) {
+        return Err("; an IPv6 address with a port stands in brackets");
+    }
+    let Some((host, port)) = text.rsplit_once(':') else {
+        return Err("; the port is missing");
+    };
+    if host.is_empty() {
+        return Err("; the host is missing");
+    }
+    let port = match port.parse::<u16>() {
+        Ok(number) if number != 0 && port.bytes().all(|b| b.is_ascii_digit()) => number,
+        _ => return Err("; a port is a number from 1 to 65535"),
+    };
+    let host = match host.strip_prefix('[') {
+        Some(rest) => match rest.strip_suffix(']').map(str::parse::<IpAddr>) {
+            Some(Ok(ip @ IpAddr::V6(_))) => return Ok(HostPort { host: ip.to_string(), port }),
+            _ => return Err("; between brackets there is no IPv6 address"),
+        },
+        None => host,
+    };
+    if host.parse::<IpAddr>().is_ok_and(|ip| ip.is_ipv4()) || is_dns_name(host) {
+        Ok(HostPort { host: host.to_owned(), port })
+    } else {
+        Err("; that is neither a DNS name nor an IP address")
+    }
+}
+
+/// Letters, digits, hyphens and underscores between dots; the last label is no number, for then it
+/// would be an address with a mistake in it.
+fn is_dns_name(text: &str) -> bool {
+    let text = text.strip_suffix('.').unwrap_or(text);
+    let label = |label: &str| {
+        (1..=63).contains(&label.len())
+            && label.bytes().all(|b| b.is_ascii_alphanumeric() || b == b'-' || b == b'_')
+            && !label.starts_with('-')
+            && !label.ends_with('-')
+    };
+    let last = text.rsplit('.').next().unwrap_or_default();
+    text.len() <= 253 && text.split('.').all(label) && !last.bytes().all(|b| b.is_ascii_digit())
+}
+
+/// A name in a certificate: a DNS name, perhaps with `*` as its first label, or an IP address.
+#[derive(Clone, Debug)]
+pub struct CertificateName(pub String);
+
+impl Read for CertificateName {
+    const EXPECTED: &'static str = "a DNS name or an IP address";
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        scalar(node, mistakes, |text| {
+            let base = text.strip_prefix("*.").filter(|base| base.contains('.')).unwrap_or(text);
+            if text.parse::<IpAddr>().is_ok() || is_dns_name(base) {
+                return Ok(Self(text.to_owned()));
+            }
+            let why = if text.is_ascii() { "" } else { "; write the name in its xn-- form" };
+            Err(format!("expected {}, found {}{why}", Self::EXPECTED, node.found()))
+        })
+    }
+}
+
+schema!([] CertificateName, _generator => json_schema!({ "type": "string", "minLength": 1 }));
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn servers_are_names_or_addresses_with_a_port() {
+        for (text, host, port) in [
+            ("legacy-imap:143", "legacy-imap", 143),
+            ("mail.example.org.:143", "mail.example.org.", 143),
+            ("a_b:1", "a_b", 1),
+            ("192.0.2.1:65535", "192.0.2.1", 65535),
+            ("[2001:DB8::1]:143", "2001:db8::1", 143),
+        ] {
+            let expected = HostPort { host: host.into(), port };
+            assert_eq!(host_port(text), Ok(expected), "{text}");
+        }
+        for text in [
+            "",
+            "legacy",
+            "legacy:",
+            ":143",
+            "legacy:0",
+            "legacy:65536",
+            "::1",
+            "::1:143x",
+            "2001:db8::1:143",
+            "[::1]",
+            "[legacy]:143",
+            "[192.0.2.1]:143",
+            "300.1.1.1:143",
+            "a b:143",
+            "imap://legacy:143",
+            "-a:143",
+            "a..b:143",
+            "ü:143",
+            "user@host:143",
+        ] {
+            assert!(host_port(text).is_err(), "{text}");
+        }
+    }
+}

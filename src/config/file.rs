@@ -1,0 +1,173 @@
+//! The configuration as written: sections, keys, defaults and the bounds of single values.
+//!
+//! Every key of the file is a field here and nowhere else; its documentation is what the JSON Schema
+//! says about it, its default is written as in the file. `config/imaps-proxy.yaml` shows them all
+//! at work and is held against this by a test. The rest of the crate sees only [`super::Settings`].
+//! Not here: rules across keys (`rules`), how a value is written (`values`).
+
+use super::addresses::{CertificateName, ListenAddress};
+use super::read::{At, Several, Tried, section};
+use super::settings::{HostPort, LogFormat, MinVersion};
+use super::values::{Capability, Count, FilePath, Idle, Level, Size, Span};
+
+const SECOND: u64 = 1000;
+const MINUTE: u64 = 60 * SECOND;
+const HOUR: u64 = 60 * MINUTE;
+
+/// Below this a limit of time only breaks working connections.
+const SHORTEST: u64 = 100;
+
+section! {
+    /// Configuration of imaps-proxy. A key with a default may be left out; `${NAME}` and
+    /// `${NAME:-default}` inside a value read the environment.
+    pub struct File is "the sections of a configuration" {
+        /// Where mail clients are served.
+        pub listen: Tried<Several<Listen>>,
+        /// Certificates and versions for the side of the mail clients.
+        pub tls: Tried<At<Tls>>,
+        /// The plaintext IMAP servers behind the proxy.
+        pub backend: Tried<Backend>,
+        /// How much at most.
+        pub limits: Limits,
+        /// How long at most. A duration is a number with a unit: ms, s, m, h or d.
+        pub timeouts: Timeouts,
+        /// The HTTP listener for Prometheus and for probes. Without this section none is opened.
+        pub metrics: Option<Metrics>,
+        /// What is written to the log, and how.
+        pub log: Log,
+    }
+}
+
+section! {
+    /// One address on which IMAPS is served.
+    pub struct Listen is "a listener with `address`" {
+        /// IP address and port, in quotes. `"[::]:993"` serves IPv6 and IPv4, `"0.0.0.0:993"` IPv4
+        /// only. With port 0 the system chooses one.
+        pub address: At<ListenAddress>,
+    }
+}
+
+section! {
+    /// `certificates`, `self_signed` or both: the certificate of the files is served, and the
+    /// self-made one for as long as those files do not exist.
+    #[schemars(extend("anyOf" = [{ "required": ["certificates"] }, { "required": ["self_signed"] }]))]
+    pub struct Tls is "a section with `certificates` or `self_signed`" {
+        /// One certificate and its key.
+        pub certificates: Option<Tried<Several<At<CertificateFiles>>>>,
+        /// A certificate that the proxy makes, signed by a CA that it makes too.
+        pub self_signed: Option<Tried<SelfSigned>>,
+        /// The oldest TLS version that is spoken: "1.2" or "1.3".
+        pub min_version: MinVersion = "1.2",
+    }
+}
+
+section! {
+    /// Two PEM files.
+    pub struct CertificateFiles is "a pair of `cert` and `key`" {
+        /// The certificate, then its intermediates.
+        pub cert: FilePath,
+        /// The private key of the certificate; nobody else should be able to read it.
+        pub key: FilePath,
+    }
+}
+
+section! {
+    /// What to make, and where it is kept for the next start.
+    pub struct SelfSigned is "a section with `names` and `dir`" {
+        /// DNS names and IP addresses under which people reach the proxy.
+        pub names: Several<CertificateName>,
+        /// A directory that the proxy may write: CA, certificate and their keys.
+        pub dir: FilePath,
+    }
+}
+
+section! {
+    /// Which servers, and what is said about them.
+    pub struct Backend is "a section with `servers`" {
+        /// Tried in this order; of a name, every address is tried.
+        pub servers: Several<Server>,
+        /// Changes to the capabilities that the servers announce.
+        pub capabilities: Capabilities,
+        /// For one server, all of its addresses together. From 100ms to 1m.
+        pub connect_timeout: Span<SHORTEST, MINUTE> = "5s",
+    }
+}
+
+section! {
+    /// One plaintext IMAP server.
+    pub struct Server is "a server with `address`" {
+        /// Host name or IP address, and port: `legacy-imap:143`, `192.0.2.7:143` or
+        /// `"[2001:db8::7]:143"`.
+        pub address: At<HostPort>,
+    }
+}
+
+section! {
+    /// STARTTLS, AUTH=SCRAM-*-PLUS, LOGIN-REFERRALS, COMPRESS=* and UNAUTHENTICATE are always
+    /// removed, for they cannot work here; everything else passes as the server says it.
+    pub struct Capabilities is "a section with `hide` or `add`" {
+        /// Removed from what mail clients see. To hide LOGINDISABLED does not make a server accept
+        /// the login.
+        pub hide: Vec<Capability>,
+        /// Added to what mail clients see, even if no server announces it.
+        pub add: Vec<At<Capability>>,
+    }
+}
+
+section! {
+    /// Limits protect the proxy's memory, and the servers from what is no mail client. A size is
+    /// a number of bytes, or a number with KiB, MiB or GiB.
+    pub struct Limits is "a section" {
+        /// Sessions at one time, in all. From 1 to 1000000. One takes two file descriptors.
+        pub connections: Count<1, 1_000_000> = 9000,
+        /// One command line before login, without its literals. From 512B to 1MiB.
+        pub line: Size<512, { 1 << 20 }> = "8KiB",
+        /// One literal before login: a user name or a password. From 64B to 1MiB.
+        pub literal: Size<64, { 1 << 20 }> = "4KiB",
+        /// One message of an AUTHENTICATE exchange, as base64. From 1KiB to 1MiB.
+        pub sasl: Size<1024, { 1 << 20 }> = "64KiB",
+    }
+}
+
+section! {
+    /// After its time a session ends, with the reason in log and metrics.
+    pub struct Timeouts is "a section" {
+        /// TLS, from the first byte to the last of the handshake. From 100ms to 5m.
+        pub handshake: Span<SHORTEST, { 5 * MINUTE }> = "10s",
+        /// From the handshake to a login that succeeds; nothing extends it. From 100ms to 10m.
+        pub login: Span<SHORTEST, { 10 * MINUTE }> = "60s",
+        /// From a connection to the server to its greeting. From 100ms to 5m.
+        pub backend_greeting: Span<SHORTEST, { 5 * MINUTE }> = "10s",
+        /// Each step of the login at the server. Dovecot may sit on a refused login for 17s. From
+        /// 100ms to 10m.
+        pub backend_login: Span<SHORTEST, { 10 * MINUTE }> = "60s",
+        /// Silence in both directions after login. From 30m, which RFC 9051 §5.4 grants a client, to
+        /// 24h.
+        pub idle: Idle = "35m",
+        /// One side takes no byte of what waits for it. From 100ms to 1h.
+        pub write: Span<SHORTEST, HOUR> = "120s",
+        /// One side has ended its direction and the other has not. From 100ms to 1h.
+        pub half_closed: Span<SHORTEST, HOUR> = "30s",
+        /// From SIGTERM to the end; keep it below the grace of what stops the proxy. From 100ms
+        /// to 1h.
+        pub drain: Span<SHORTEST, HOUR> = "30s",
+    }
+}
+
+section! {
+    /// Answers /metrics, /healthz and /readyz.
+    pub struct Metrics is "a section with `address`" {
+        /// IP address and port, in quotes. Harmless to expose: no user and no client address appears.
+        pub address: At<ListenAddress>,
+    }
+}
+
+section! {
+    /// The log goes to standard output.
+    pub struct Log is "a section" {
+        /// How much: error, warn, info, debug or trace.
+        pub level: Level = "info",
+        /// For people (text) or machines (json).
+        pub format: LogFormat = "text",
+    }
+}

@@ -1,0 +1,287 @@
+//! Turns the tree into values, and goes on after a mistake.
+//!
+//! serde stops at the first mistake and forgets where it was, so this stands in for it: [`Read`] is
+//! what a type must do, [`section!`] writes it for a struct whose fields are the keys of a
+//! section, together with the type's JSON Schema. A key is declared once: its name, its type,
+//! its default as an operator would write it, and its documentation.
+//!
+//! Invariant: `None` comes out only after a mistake was recorded. Where there is a way to go on
+//! (a default, a list without the bad item) it is taken, so that later rules see as much as
+//! possible; with a mistake recorded, none of it becomes [`super::Settings`].
+
+use super::mistakes::{Mark, Mistakes, shown};
+use super::yaml::{Entry, Kind, Node};
+
+/// A value that can stand in the file.
+pub trait Read: Sized {
+    /// What is expected here, in words that fit behind "expected".
+    const EXPECTED: &'static str;
+
+    /// Whether a key with nothing behind it is as good as no key: an operator who comments out all
+    /// that stands below a key means that.
+    const EMPTY_IS_ABSENT: bool = false;
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self>;
+
+    /// The value of a key that is not there, unless there must be one.
+    fn absent() -> Option<Self> {
+        None
+    }
+
+    /// What to go on with where [`read`](Self::read) gave nothing and there is no default.
+    fn failed() -> Option<Self> {
+        None
+    }
+}
+
+/// Reads a scalar with `parse`, whose error says what would be right.
+pub fn scalar<T: Read>(
+    node: &Node,
+    mistakes: &mut Mistakes,
+    parse: impl FnOnce(&str) -> Result<T, String>,
+) -> Option<T> {
+    match &node.kind {
+        Kind::Scalar(text) => parse(text).map_err(|what| mistakes.add(node.mark, what)).ok(),
+        Kind::Broken => None,
+        Kind::Null | Kind::List(_) | Kind::Map(_) => {
+            mistakes.add(node.mark, format!("expected {}, found {}", T::EXPECTED, node.found()));
+            None
+        }
+    }
+}
+
+/// A value and where it stands, for rules that concern more than one value.
+#[derive(Clone, Debug)]
+pub struct At<T> {
+    pub mark: Mark,
+    pub value: T,
+}
+
+impl<T: Read> Read for At<T> {
+    const EXPECTED: &'static str = T::EXPECTED;
+    const EMPTY_IS_ABSENT: bool = T::EMPTY_IS_ABSENT;
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        Some(Self { mark: node.mark, value: T::read(node, mistakes)? })
+    }
+}
+
+impl<T: Read> Read for Option<T> {
+    const EXPECTED: &'static str = T::EXPECTED;
+    const EMPTY_IS_ABSENT: bool = T::EMPTY_IS_ABSENT;
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        T::read(node, mistakes).map(Some)
+    }
+
+    fn absent() -> Option<Self> {
+        Some(None)
+    }
+}
+
+/// A value whose mistakes do not keep what stands beside it from being looked at; after one it is
+/// `None`.
+#[derive(Debug)]
+pub struct Tried<T>(pub Option<T>);
+
+impl<T: Read> Read for Tried<T> {
+    const EXPECTED: &'static str = T::EXPECTED;
+    const EMPTY_IS_ABSENT: bool = T::EMPTY_IS_ABSENT;
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        Some(Self(T::read(node, mistakes)))
+    }
+
+    fn failed() -> Option<Self> {
+        Some(Self(None))
+    }
+}
+
+/// A list that may be empty.
+impl<T: Read> Read for Vec<T> {
+    const EXPECTED: &'static str = "a list";
+    const EMPTY_IS_ABSENT: bool = true;
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        match &node.kind {
+            Kind::List(items) => {
+                Some(items.iter().filter_map(|item| T::read(item, mistakes)).collect())
+            }
+            Kind::Broken => None,
+            Kind::Null | Kind::Scalar(_) | Kind::Map(_) => {
+                let (expected, found) = (T::EXPECTED, node.found());
+                let what = format!("expected a list, each item {expected}, found {found}");
+                mistakes.add(node.mark, what);
+                None
+            }
+        }
+    }
+
+    fn absent() -> Option<Self> {
+        Some(Vec::new())
+    }
+}
+
+/// A list with at least one item, after the mistakes are sorted out.
+#[derive(Debug)]
+pub struct Several<T>(pub Vec<T>);
+
+impl<T: Read> Read for Several<T> {
+    const EXPECTED: &'static str = "a list with at least one item";
+    const EMPTY_IS_ABSENT: bool = true;
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        if matches!(&node.kind, Kind::List(items) if items.is_empty()) {
+            let what = format!("`{}` needs at least one item: {}", node.name, T::EXPECTED);
+            mistakes.add(node.mark, what);
+        }
+        Vec::read(node, mistakes).map(Self)
+    }
+}
+
+/// The keys of a mapping, while a struct is read from it.
+pub struct Section<'n> {
+    node: &'n Node,
+    entries: &'n [Entry],
+    /// Known keys that are the nearest to an unknown one.
+    misspelt: Vec<&'static str>,
+}
+
+impl<'n> Section<'n> {
+    /// Reports every key that is not in `known`.
+    pub fn open(
+        node: &'n Node,
+        known: &[&'static str],
+        expected: &str,
+        mistakes: &mut Mistakes,
+    ) -> Option<Self> {
+        match &node.kind {
+            Kind::Map(entries) => {
+                let mut misspelt = Vec::new();
+                for entry in entries.iter().filter(|entry| !known.contains(&&*entry.key)) {
+                    let near = nearest(&entry.key, known);
+                    misspelt.extend(near);
+                    mistakes.add(entry.mark, unknown_key(&entry.key, near, known));
+                }
+                Some(Self { node, entries, misspelt })
+            }
+            Kind::Broken => None,
+            Kind::Null | Kind::Scalar(_) | Kind::List(_) => {
+                mistakes.add(node.mark, format!("expected {expected}, found {}", node.found()));
+                None
+            }
+        }
+    }
+
+    /// The value of `key`; without it `default`, or what its type is when absent.
+    pub fn take<T: Read>(
+        &self,
+        key: &str,
+        default: Option<String>,
+        mistakes: &mut Mistakes,
+    ) -> Option<T> {
+        let entry = self.entries.iter().find(|entry| &*entry.key == key);
+        let empty = |entry: &&Entry| T::EMPTY_IS_ABSENT && matches!(entry.value.kind, Kind::Null);
+        match entry.filter(|entry| !empty(entry)) {
+            Some(entry) => T::read(&entry.value, mistakes).or_else(|| or_absent(default)),
+            None => or_absent(default).or_else(|| {
+                if self.misspelt.contains(&key) {
+                    return None; // one mistake, one message
+                }
+                let place = match &*self.node.name {
+                    "" => String::new(),
+                    name => format!(" in `{name}`"),
+                };
+                let mark = entry.map_or(self.node.mark, |entry| entry.mark);
+                mistakes.add(mark, format!("missing key `{key}`{place}: {}", T::EXPECTED));
+                None
+            }),
+        }
+        .or_else(T::failed)
+    }
+}
+
+/// The value of a key that is not there.
+pub fn or_absent<T: Read>(default: Option<String>) -> Option<T> {
+    match default {
+        None => T::absent(),
+        Some(text) => {
+            let mut mistakes = Mistakes::default();
+            let value = T::read(&Node::text(text), &mut mistakes);
+            debug_assert!(value.is_some(), "a default is no valid value: {mistakes:?}");
+            value
+        }
+    }
+}
+
+fn unknown_key(key: &str, near: Option<&str>, known: &[&str]) -> String {
+    let start = format!("unknown key `{}`", shown(key));
+    match near {
+        Some(near) => format!("{start}, the nearest is `{near}`"),
+        None => format!("{start}, expected {}", one_of(known)),
+    }
+}
+
+/// The word that somebody probably meant.
+pub fn nearest<'k>(word: &str, known: &[&'k str]) -> Option<&'k str> {
+    let word: String = word.chars().take(100).collect::<String>().to_lowercase().replace('-', "_");
+    let likeness = |known: &str| strsim::jaro_winkler(&word, known);
+    let best = known.iter().max_by(|a, b| likeness(a).total_cmp(&likeness(b)))?;
+    (likeness(best) >= 0.8).then_some(best)
+}
+
+/// `a`, `b` or `c`
+pub fn one_of(words: &[&str]) -> String {
+    let quoted: Vec<String> = words.iter().map(|word| format!("`{word}`")).collect();
+    match quoted.split_last() {
+        Some((last, rest)) if !rest.is_empty() => format!("{} or {last}", rest.join(", ")),
+        _ => quoted.concat(),
+    }
+}
+
+/// Declares a section: a struct with [`Read`] and `schemars::JsonSchema`. A field is a key; what
+/// follows `=` is its default, as it would stand in the file.
+macro_rules! section {
+    (
+        $(#[$outer:meta])*
+        pub struct $name:ident is $expected:literal {
+            $($(#[$inner:meta])* pub $key:ident: $type:ty $(= $default:literal)?,)+
+        }
+    ) => {
+        #[derive(Debug, schemars::JsonSchema)]
+        #[schemars(deny_unknown_fields)]
+        $(#[$outer])*
+        pub struct $name {
+            $($(#[$inner])* $(#[schemars(extend("default" = $default))])? pub $key: $type,)+
+        }
+
+        impl $crate::config::read::Read for $name {
+            const EXPECTED: &'static str = $expected;
+            const EMPTY_IS_ABSENT: bool = true;
+
+            fn read(
+                node: &$crate::config::yaml::Node,
+                mistakes: &mut $crate::config::mistakes::Mistakes,
+            ) -> Option<Self> {
+                use $crate::config::read::Section;
+                let known = [$(stringify!($key)),+];
+                let section = Section::open(node, &known, Self::EXPECTED, mistakes)?;
+                $(let $key: Option<$type> = section.take(
+                    stringify!($key),
+                    $crate::config::read::section!(@default $($default)?),
+                    mistakes,
+                );)+
+                Some(Self { $($key: $key?,)+ })
+            }
+
+            fn absent() -> Option<Self> {
+                Some(Self { $($key: $crate::config::read::or_absent(
+                    $crate::config::read::section!(@default $($default)?)
+                )?,)+ })
+            }
+        }
+    };
+    (@default) => { None };
+    (@default $default:literal) => { Some($default.to_string()) };
+}
+pub(super) use section;

@@ -1,0 +1,204 @@
+//! From the file to the settings: the rules that concern more than one value.
+//!
+//! In: sections whose values are possible each by itself. Out: [`Settings`], unless a mistake was
+//! recorded, here or before. A section that could not be read is passed over.
+
+use std::net::{IpAddr, SocketAddr};
+
+use super::addresses::ListenAddress;
+use super::file::{self, File};
+use super::mistakes::{Mark, Mistakes};
+use super::read::At;
+use super::settings::{self, Settings};
+
+/// The settings, or `None` and at least one recorded mistake.
+pub fn apply(file: &File, mistakes: &mut Mistakes) -> Option<Settings> {
+    let listen: &[file::Listen] = file.listen.0.as_ref().map_or(&[], |several| &several.0);
+    let servers: &[file::Server] =
+        file.backend.0.as_ref().map_or(&[], |backend| &backend.servers.0);
+    addresses(listen, file.metrics.as_ref(), mistakes);
+    loops(listen, servers, mistakes);
+    let tls = file.tls.0.as_ref().and_then(|at| tls(at, mistakes));
+    let backend = file.backend.0.as_ref().map(|section| backend(section, mistakes));
+    if !mistakes.is_empty() {
+        return None;
+    }
+    Some(Settings {
+        listen: listen.iter().map(|at| settings::Listen { address: at.address.value.0 }).collect(),
+        tls: tls?,
+        backend: backend?,
+        limits: limits(&file.limits),
+        timeouts: timeouts(&file.timeouts),
+        metrics: file.metrics.as_ref().map(|at| settings::Metrics { address: at.address.value.0 }),
+        log: settings::Log { level: file.log.level.0, format: file.log.format },
+    })
+}
+
+/// The section `tls`, if its own rules hold.
+pub fn tls(At { mark, value }: &At<file::Tls>, mistakes: &mut Mistakes) -> Option<settings::Tls> {
+    if value.certificates.is_none() && value.self_signed.is_none() {
+        let what = "`tls` needs `certificates` (your own) or `self_signed` (made here), or both";
+        mistakes.add(*mark, what);
+    }
+    let certificates = value.certificates.as_ref().and_then(|tried| tried.0.as_ref());
+    let certificates = certificates.map_or(&[][..], |several| &several.0);
+    for extra in certificates.iter().skip(1) {
+        mistakes.add(extra.mark, "one certificate is served, remove this one");
+    }
+    let certificate = certificates.first().map(|at| settings::CertificateFiles {
+        cert: at.value.cert.0.clone(),
+        key: at.value.key.0.clone(),
+    });
+    let self_signed = value.self_signed.as_ref().and_then(|tried| tried.0.as_ref());
+    let self_signed = self_signed.map(|section| settings::SelfSigned {
+        names: section.names.0.iter().map(|name| name.0.clone()).collect(),
+        dir: section.dir.0.clone(),
+    });
+    mistakes.is_empty().then_some(settings::Tls {
+        certificate,
+        self_signed,
+        min_version: value.min_version,
+    })
+}
+
+fn backend(section: &file::Backend, mistakes: &mut Mistakes) -> settings::Backend {
+    let hide = &section.capabilities.hide;
+    for At { mark, value } in &section.capabilities.add {
+        let name = &value.0;
+        if never_works(name) {
+            let what = format!("`{name}` cannot work behind this proxy, which always removes it");
+            mistakes.add(*mark, what);
+        } else if hide.contains(value) {
+            mistakes.add(*mark, format!("`{name}` is hidden as well; decide for one"));
+        }
+    }
+    let servers = section.servers.0.iter();
+    settings::Backend {
+        servers: servers.map(|at| settings::Server { address: at.address.value.clone() }).collect(),
+        capabilities: settings::Capabilities {
+            hide: hide.iter().map(|capability| capability.0.clone()).collect(),
+            add: section.capabilities.add.iter().map(|at| at.value.0.clone()).collect(),
+        },
+        connect_timeout: section.connect_timeout.0,
+    }
+}
+
+/// What the proxy takes out of every capability list; `name` is in upper case.
+fn never_works(name: &str) -> bool {
+    matches!(name, "STARTTLS" | "LOGIN-REFERRALS" | "UNAUTHENTICATE")
+        || name.starts_with("COMPRESS=")
+        || (name.starts_with("AUTH=SCRAM-") && name.ends_with("-PLUS"))
+}
+
+fn limits(section: &file::Limits) -> settings::Limits {
+    settings::Limits {
+        connections: section.connections.0,
+        line: section.line.0,
+        literal: section.literal.0,
+        sasl: section.sasl.0,
+    }
+}
+
+fn timeouts(section: &file::Timeouts) -> settings::Timeouts {
+    settings::Timeouts {
+        handshake: section.handshake.0,
+        login: section.login.0,
+        backend_greeting: section.backend_greeting.0,
+        backend_login: section.backend_login.0,
+        idle: section.idle.0,
+        write: section.write.0,
+        half_closed: section.half_closed.0,
+        drain: section.drain.0,
+    }
+}
+
+/// Two listeners must not ask the system for the same address and port.
+fn addresses(listen: &[file::Listen], metrics: Option<&file::Metrics>, mistakes: &mut Mistakes) {
+    let all = listen.iter().map(|at| &at.address).chain(metrics.map(|at| &at.address));
+    let mut taken: Vec<(SocketAddr, Mark)> = Vec::new();
+    for &At { mark, value: ListenAddress(address) } in all {
+        if let Some((other, at)) = taken.iter().find(|(other, _)| collide(*other, address)) {
+            let line = at.line;
+            let what = if *other == address {
+                format!("`{address}` is used already, in line {line}")
+            } else {
+                format!("`{address}` and `{other}` in line {line} cannot be opened both")
+            };
+            mistakes.add(mark, what);
+        } else {
+            taken.push((address, mark));
+        }
+    }
+}
+
+/// `[::]` takes IPv4 as well.
+fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |wide: IpAddr, ip: IpAddr| match wide {
+        IpAddr::V6(wide) => wide.is_unspecified(),
+        IpAddr::V4(wide) => wide.is_unspecified() && ip.is_ipv4(),
+    };
+    let (one, two) = (a.ip(), b.ip());
+    a.port() == b.port() && a.port() != 0 && (one == two || covers(one, two) || covers(two, one))
+}
+
+/// A server that is one of our own listeners would send every session round and round.
+fn loops(listen: &[file::Listen], servers: &[file::Server], mistakes: &mut Mistakes) {
+    for file::Server { address: At { mark, value: server } } in servers {
+        let host = server.host.trim_end_matches('.').to_ascii_lowercase();
+        let ips: Vec<IpAddr> = match host.parse() {
+            Ok(ip) => vec![ip],
+            Err(_) if host == "localhost" => {
+                vec![std::net::Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()]
+            }
+            Err(_) => continue, // what a name means is known only when it is dialled
+        };
+        let reaches = |listener: SocketAddr, ip: IpAddr| {
+            let here = ip.is_loopback() || ip.is_unspecified();
+            let same = listener.ip() == ip || (ip.is_unspecified() && listener.ip().is_loopback());
+            let open = collide(SocketAddr::new(listener.ip(), 1), SocketAddr::new(ip, 1));
+            listener.port() == server.port && (same || (here && open))
+        };
+        let listener =
+            listen.iter().find(|at| ips.iter().any(|ip| reaches(at.address.value.0, *ip)));
+        if let Some(file::Listen { address: At { mark: at, value } }) = listener {
+            let (own, line) = (value.0, at.line);
+            let what =
+                format!("`{server}` is the proxy's own listener `{own}`, line {line}: a loop");
+            mistakes.add(*mark, what);
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn addresses_that_cannot_both_be_opened_collide() {
+        for (a, b, expected) in [
+            ("127.0.0.1:993", "127.0.0.1:993", true),
+            ("127.0.0.1:993", "127.0.0.2:993", false),
+            ("127.0.0.1:993", "127.0.0.1:994", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("0.0.0.0:993", "127.0.0.1:993", true),
+            ("0.0.0.0:993", "[::1]:993", false),
+            ("[::]:993", "127.0.0.1:993", true),
+            ("[::]:993", "0.0.0.0:993", true),
+            ("[::]:993", "[::1]:993", true),
+        ] {
+            let (a, b) = (a.parse().unwrap(), b.parse().unwrap());
+            assert_eq!(collide(a, b), expected, "{a} {b}");
+            assert_eq!(collide(b, a), expected, "{b} {a}");
+        }
+    }
+
+    #[test]
+    fn only_what_the_proxy_always_removes_never_works() {
+        for name in ["STARTTLS", "COMPRESS=DEFLATE", "AUTH=SCRAM-SHA-256-PLUS", "UNAUTHENTICATE"] {
+            assert!(never_works(name), "{name}");
+        }
+        for name in ["IDLE", "AUTH=PLAIN", "AUTH=SCRAM-SHA-256", "LITERAL+", "X-PLUS"] {
+            assert!(!never_works(name), "{name}");
+        }
+    }
+}

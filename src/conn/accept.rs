@@ -1,0 +1,82 @@
+//! The accept loop of one listener. No client can delay it: it accepts, and spawns.
+//!
+//! When descriptors run out `accept` fails until some are free again: the loop backs off from 10 ms to a second,
+//! counts, says so once, and goes on. It never ends but by `stop`.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use socket2::{Domain, Protocol, Socket, Type};
+use tokio::net::TcpListener;
+use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
+use tokio_util::task::TaskTracker;
+
+use super::close::{Reason, Session};
+use super::{Context, serve, socket};
+
+const BACKLOG: i32 = 4096;
+const FIRST_WAIT: Duration = Duration::from_millis(10);
+const MAX_WAIT: Duration = Duration::from_secs(1);
+
+/// Opens a listener; `[::]` takes IPv4 as well.
+pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
+    if let SocketAddr::V6(address) = address {
+        socket.set_only_v6(!address.ip().is_unspecified())?;
+    }
+    socket.set_reuse_address(true)?;
+    socket.set_nonblocking(true)?;
+    socket.bind(&address.into())?;
+    socket.listen(BACKLOG)?;
+    TcpListener::from_std(socket.into())
+}
+
+/// Accepts until `stop`; `name` is the listener's label.
+pub async fn run(
+    listener: TcpListener,
+    name: Arc<str>,
+    ctx: Arc<Context>,
+    sessions: TaskTracker,
+    stop: CancellationToken,
+) {
+    let accepted = ctx.metrics.connections.with_label_values(&[&*name]);
+    let mut wait = FIRST_WAIT;
+    loop {
+        let connection = tokio::select! {
+            biased;
+            () = stop.cancelled() => return,
+            connection = listener.accept() => connection,
+        };
+        match connection {
+            Ok((stream, peer)) => {
+                wait = FIRST_WAIT;
+                accepted.inc();
+                socket::prepare(&stream);
+                let client = unmapped(peer);
+                if ctx.admit() {
+                    sessions.spawn(serve(stream, client, Arc::clone(&name), Arc::clone(&ctx)));
+                } else {
+                    // Before TLS nothing could be said that a client would understand.
+                    Session::refuse(&ctx, Reason::TooManyConnections);
+                }
+            }
+            Err(error) => {
+                ctx.metrics.accept_errors.inc();
+                if wait == FIRST_WAIT {
+                    tracing::error!(listener = &*name, %error, "can't accept connections, trying on");
+                }
+                tokio::select! {
+                    () = stop.cancelled() => return,
+                    () = sleep(wait) => wait = MAX_WAIT.min(wait * 2),
+                }
+            }
+        }
+    }
+}
+
+/// An IPv4 client of a dual-stack listener under its own address.
+fn unmapped(peer: SocketAddr) -> SocketAddr {
+    SocketAddr::new(peer.ip().to_canonical(), peer.port())
+}

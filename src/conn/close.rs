@@ -1,0 +1,169 @@
+//! Why a session ended: one closed list that the log line, the metric and every reader share; and the record
+//! of one session, which is counted and logged when it is dropped, whatever ended it.
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Instant;
+
+use super::Context;
+use super::tls::Handshake;
+use crate::log::printable;
+use crate::metrics::{LoginResult, Phase};
+use crate::proto::imap::sasl::Mechanism;
+
+/// The label and log field `reason`. Nothing that a client sends ever becomes one.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum Reason {
+    /// The client said LOGOUT.
+    Logout,
+    /// The client closed its side, before or after login.
+    ClientClosed,
+    /// The client's connection broke: reset, or no answer to keep-alive probes.
+    ClientVanished,
+    HandshakeFailed,
+    HandshakeTimeout,
+    /// Plaintext IMAP, HTTP or something else on the TLS port.
+    NotTlsImap,
+    NotTlsHttp,
+    NotTls,
+    LoginTimeout,
+    TooManyBadCommands,
+    TooManyCommands,
+    /// A line, literal or SASL message over its limit before login.
+    TooLong,
+    /// Something that can't be framed before login, or records that TLS forbids.
+    ProtocolViolation,
+    /// No backend was ever seen, so there is nothing to greet with.
+    BackendUnavailable,
+    IdleTimeout,
+    /// A peer took no bytes for `timeouts.write`.
+    WriteTimeout,
+    /// The client closed its side and the backend had not finished within `timeouts.half_closed`.
+    HalfClosedTimeout,
+    /// The backend closed where a response ends.
+    BackendClosed,
+    /// The backend closed in the middle of a response or with a command unanswered.
+    BackendTruncated,
+    /// The backend's connection broke.
+    BackendLost,
+    Drain,
+    TooManyConnections,
+    /// A defect of ours.
+    Internal,
+}
+
+/// What the closing log line tells of one session.
+pub struct Session {
+    ctx: Arc<Context>,
+    pub id: u64,
+    pub client: SocketAddr,
+    listener: Arc<str>,
+    pub handshake: Option<Handshake>,
+    /// Name and user once somebody is logged in.
+    pub backend: Option<Arc<str>>,
+    pub user: Option<Box<str>>,
+    pub client_to_backend: u64,
+    pub backend_to_client: u64,
+    started: Instant,
+    phase: Phase,
+    reason: Reason,
+}
+
+impl Session {
+    pub fn open(ctx: &Arc<Context>, client: SocketAddr, listener: &Arc<str>) -> Self {
+        ctx.metrics.sessions(Phase::Handshake).inc();
+        Self {
+            ctx: Arc::clone(ctx),
+            id: ctx.next_session(),
+            client,
+            listener: Arc::clone(listener),
+            handshake: None,
+            backend: None,
+            user: None,
+            client_to_backend: 0,
+            backend_to_client: 0,
+            started: Instant::now(),
+            phase: Phase::Handshake,
+            reason: Reason::Internal, // holds if the session's task panics
+        }
+    }
+
+    /// Counts a connection that never became a session.
+    pub fn refuse(ctx: &Context, reason: Reason) {
+        ctx.metrics.closed(reason).inc();
+    }
+
+    pub fn phase(&mut self, phase: Phase) {
+        if self.phase != phase {
+            self.ctx.metrics.sessions(self.phase).dec();
+            self.ctx.metrics.sessions(phase).inc();
+            self.phase = phase;
+        }
+    }
+
+    /// The login line, a contract with whoever reads the log: one per attempt, when its result passes.
+    pub fn log_login(
+        &self,
+        user: Option<&str>,
+        mechanism: Mechanism,
+        result: LoginResult,
+        backend: Option<&str>,
+        seconds: f64,
+    ) {
+        tracing::info!(
+            session = session_id(self.id),
+            client = %self.client,
+            user,
+            mechanism = <&str>::from(mechanism),
+            result = <&str>::from(result),
+            backend,
+            tls_version = self.handshake.as_ref().map(|handshake| handshake.version),
+            tls_cipher = self.handshake.as_ref().map(|handshake| handshake.cipher),
+            duration_seconds = milliseconds(seconds),
+            "login"
+        );
+    }
+
+    /// Counts and logs.
+    pub fn close(mut self, reason: Reason) {
+        self.reason = reason;
+    }
+}
+
+impl Drop for Session {
+    fn drop(&mut self) {
+        let metrics = &self.ctx.metrics;
+        let duration = self.started.elapsed().as_secs_f64();
+        metrics.sessions(self.phase).dec();
+        metrics.closed(self.reason).inc();
+        metrics.session_duration.observe(duration);
+        let handshake = self.handshake.as_ref();
+        tracing::info!(
+            session = session_id(self.id),
+            client = %self.client,
+            listener = &*self.listener,
+            tls_version = handshake.map(|h| h.version),
+            tls_cipher = handshake.map(|h| h.cipher),
+            tls_group = handshake.map(|h| h.group),
+            sni = handshake.and_then(|h| h.sni.as_deref()).map(|sni| printable(sni.as_bytes())),
+            backend = self.backend.as_deref(),
+            user = self.user.as_deref(),
+            client_to_backend = self.client_to_backend,
+            backend_to_client = self.backend_to_client,
+            duration_seconds = milliseconds(duration),
+            reason = <&str>::from(self.reason),
+            "session"
+        );
+        self.ctx.ended();
+    }
+}
+
+fn milliseconds(seconds: f64) -> f64 {
+    (seconds * 1000.0).round() / 1000.0
+}
+
+/// As it stands in every log line of the session.
+pub fn session_id(id: u64) -> String {
+    format!("{id:016x}")
+}

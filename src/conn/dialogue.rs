@@ -1,0 +1,146 @@
+//! Greets and answers until a whole login is in hand; drives [`crate::proto::imap::dialogue`].
+//!
+//! One deadline, `timeouts.login`, from the greeting to the login's result; nothing that the client says
+//! extends it. Until then the backend hears nothing of the client.
+
+use tokio::time::{Instant, timeout_at};
+
+use super::Context;
+use super::backend::LoggedIn;
+use super::close::Reason;
+use super::relay::Pair;
+use super::tls::{Client, Received};
+use crate::proto::imap::dialogue::{self as proto, End, Login, Next};
+use crate::proto::imap::id;
+use crate::proto::imap::secret::Input;
+
+/// A client that is not logged in.
+pub struct Dialogue {
+    client: Client,
+    proto: proto::Dialogue,
+    /// What the client sent and nobody has read.
+    pub input: Input,
+    pub deadline: Instant,
+}
+
+/// The greeting, which is the backend's own.
+pub async fn greet(client: Client, ctx: &Context) -> Result<Dialogue, Reason> {
+    let deadline = Instant::now() + ctx.timeouts.login;
+    let proto = proto::Dialogue::new(ctx.line_limits());
+    let mut dialogue = Dialogue { client, proto, input: Input::default(), deadline };
+    let Some(known) = ctx.backends.known() else {
+        let bye = b"* BYE [UNAVAILABLE] The mail server can't be reached, try again later.\r\n";
+        return Err(dialogue.close(bye, Reason::BackendUnavailable, ctx).await);
+    };
+    dialogue.send(&known.greeting, ctx).await?;
+    Ok(dialogue)
+}
+
+impl Dialogue {
+    /// Answers commands until one is a login.
+    pub async fn next_login(&mut self, ctx: &Context) -> Result<Login, Reason> {
+        loop {
+            let mut out = Vec::new();
+            let next = {
+                let known = ctx.backends.known();
+                let capabilities =
+                    known.as_ref().map_or(&b"IMAP4rev1"[..], |known| &known.capabilities);
+                self.proto.advance(&mut self.input, capabilities, &mut out)
+            };
+            match next {
+                Next::LogIn(login) => {
+                    self.send(&out, ctx).await?;
+                    return Ok(login);
+                }
+                Next::Close(end) => return Err(self.close(&out, end.into(), ctx).await),
+                Next::More => {
+                    self.send(&out, ctx).await?;
+                    self.receive(ctx).await?;
+                }
+            }
+        }
+    }
+
+    /// What the client told of itself.
+    pub fn id(&self) -> &id::Fields {
+        self.proto.id()
+    }
+
+    /// Counts a login that did not succeed; one aborted too many ends the session.
+    pub async fn refused(&mut self, aborted: bool, ctx: &Context) -> Result<(), Reason> {
+        let mut out = Vec::new();
+        match self.proto.on_outcome(aborted, &mut out) {
+            Some(end) => Err(self.close(&out, end.into(), ctx).await),
+            None => Ok(()),
+        }
+    }
+
+    /// More of the client's bytes into [`Self::input`].
+    pub async fn receive(&mut self, ctx: &Context) -> Result<(), Reason> {
+        let received = {
+            let Self { client, input, deadline, .. } = self;
+            tokio::select! {
+                biased;
+                received = timeout_at(*deadline, client.receive(input.buffer())) => received,
+                () = ctx.drain.token.cancelled() => {
+                    return Err(self.close(b"* BYE [UNAVAILABLE] The server is restarting.\r\n", Reason::Drain, ctx).await);
+                }
+            }
+        };
+        match received {
+            Ok(Ok(Received::Bytes)) => Ok(()),
+            Ok(Ok(Received::End)) => Err(self.close(b"", Reason::ClientClosed, ctx).await),
+            Ok(Err(error)) => Err(error.into()),
+            Err(_) => Err(self.too_slow(ctx).await),
+        }
+    }
+
+    pub async fn send(&mut self, bytes: &[u8], ctx: &Context) -> Result<(), Reason> {
+        if bytes.is_empty() && self.client.waiting() == 0 {
+            return Ok(());
+        }
+        Ok(self.client.send(bytes, ctx.timeouts.write.min(self.left())).await?)
+    }
+
+    /// Time until the login must be done.
+    pub fn left(&self) -> std::time::Duration {
+        self.deadline.saturating_duration_since(Instant::now())
+    }
+
+    pub async fn too_slow(&mut self, ctx: &Context) -> Reason {
+        self.close(b"* BYE Login took too long.\r\n", Reason::LoginTimeout, ctx).await
+    }
+
+    /// Last words, close_notify; `reason` comes back for the log.
+    pub async fn close(&mut self, last: &[u8], reason: Reason, ctx: &Context) -> Reason {
+        let limit = ctx.timeouts.write.min(std::time::Duration::from_secs(5));
+        if last.is_empty() || self.client.queue(last).is_ok() {
+            self.client.close(limit).await;
+        }
+        reason
+    }
+
+    /// Hands over to the relay what both sides have already sent.
+    pub fn into_pair(self, logged_in: LoggedIn) -> Pair {
+        let LoggedIn { link, metrics } = logged_in;
+        Pair {
+            client: self.client,
+            backend: link.stream,
+            from_client: self.input,
+            from_backend: link.input,
+            metrics,
+        }
+    }
+}
+
+impl From<End> for Reason {
+    fn from(end: End) -> Self {
+        match end {
+            End::Logout => Self::Logout,
+            End::TooManyBadCommands => Self::TooManyBadCommands,
+            End::TooManyCommands => Self::TooManyCommands,
+            End::TooLong => Self::TooLong,
+            End::ProtocolViolation => Self::ProtocolViolation,
+        }
+    }
+}

@@ -1,0 +1,460 @@
+//! After login: bytes both ways until one side ends; [`crate::proto::imap::follow`] looks on.
+//!
+//! One task, one loop that the two sockets wake. A chunk is read into the thread's buffer, edited in place where
+//! `follow` has to (hardly ever), and written at once; only what the other socket did not take is kept, and
+//! until that is gone nothing more is read from this side. So a session holds at most two chunks, and a silent
+//! one holds none.
+//!
+//! Ends: a client that closes its side leaves the backend `timeouts.half_closed` to finish; a backend that closes
+//! where a response ends is an orderly end, with close_notify; in mid-response it is passed on as the truncation
+//! that it is, without. `timeouts.idle` is silence both ways, `timeouts.write` a peer that takes no bytes.
+//! While draining, a session is told BYE as soon as no response would be torn, at a moment of its own within the first half of
+//! `timeouts.drain`; at its end it is closed as it is.
+
+use std::cell::Cell;
+use std::future::{Future as _, poll_fn};
+use std::io;
+use std::pin::{Pin, pin};
+use std::sync::Arc;
+use std::task::{Context as Cx, Poll, ready};
+use std::time::Duration;
+
+use tokio::io::AsyncWrite as _;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, Sleep, sleep_until};
+use tokio_util::io::poll_read_buf;
+
+use super::Context;
+use super::close::{Reason, Session};
+use super::socket::Unsent;
+use super::tls::{self, CHUNK, Client, Received};
+use crate::metrics::{BackendMetrics, Phase};
+use crate::proto::imap::follow::{self, Direction, Follow};
+use crate::proto::imap::secret::Input;
+
+const IDLE_BYE: &[u8] = b"* BYE Idle for too long.\r\n";
+const DRAIN_BYE: &[u8] = b"* BYE [UNAVAILABLE] The server is restarting.\r\n";
+/// Bytes that may wait for a client that goes on sending commands.
+const MAX_ANSWERS: usize = 2 * CHUNK;
+/// How long last words may take.
+const LAST_WORDS: Duration = Duration::from_secs(5);
+
+/// Both ends of one logged-in session, and what each has sent already.
+pub struct Pair {
+    pub client: Client,
+    pub backend: TcpStream,
+    pub from_client: Input,
+    pub from_backend: Vec<u8>,
+    pub metrics: Arc<BackendMetrics>,
+}
+
+thread_local! {
+    static PLAIN: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// How the relay ended, and how the client's side is closed.
+struct End {
+    reason: Reason,
+    farewell: Farewell,
+}
+
+enum Farewell {
+    /// Last words, close_notify.
+    Say(&'static [u8]),
+    /// What is under way goes out, without close_notify: the client sees that something is missing.
+    Truncate,
+    /// The client is not there to hear anything.
+    Drop,
+}
+
+impl From<Reason> for End {
+    fn from(reason: Reason) -> Self {
+        Self { reason, farewell: Farewell::Say(b"") }
+    }
+}
+
+impl From<tls::Error> for End {
+    fn from(error: tls::Error) -> Self {
+        Self { reason: error.into(), farewell: Farewell::Drop }
+    }
+}
+
+impl End {
+    fn truncated(reason: Reason) -> Self {
+        Self { reason, farewell: Farewell::Truncate }
+    }
+}
+
+/// Relays until the session ends.
+pub async fn run(pair: Pair, session: &mut Session, ctx: &Context) -> Reason {
+    let Pair { client, backend, from_client, from_backend, metrics } = pair;
+    let now = Instant::now();
+    let mut relay = Relay {
+        client,
+        backend,
+        to_backend: Unsent::default(),
+        follow: Follow::new(),
+        metrics,
+        client_ended: false,
+        backend_shut: false,
+        active: now,
+        client_stalled: None,
+        backend_stalled: None,
+        half_closed: None,
+        bye_at: None,
+        draining: None,
+    };
+    let end = {
+        let mut timer = pin!(sleep_until(now + ctx.timeouts.idle));
+        let mut drain = pin!(ctx.drain.token.cancelled());
+        let mut waiting = false;
+        let mut first = Some((from_client, from_backend));
+        poll_fn(|cx| {
+            // Registered once: the token's lock is shared by all sessions, and the task's waker stays the same.
+            if !waiting {
+                waiting = true;
+                let _: Poll<()> = drain.as_mut().poll(cx);
+            }
+            let first = first.take();
+            relay.poll(first, timer.as_mut(), session, ctx, cx)
+        })
+        .await
+    };
+    drop(relay.backend);
+    let limit = LAST_WORDS.min(ctx.timeouts.write);
+    match end.farewell {
+        Farewell::Say(last) if last.is_empty() || relay.client.queue(last).is_ok() => {
+            relay.client.close(limit).await;
+        }
+        Farewell::Truncate => relay.client.truncate(limit).await,
+        Farewell::Say(_) | Farewell::Drop => {}
+    }
+    end.reason
+}
+
+/// Which bytes moved in one turn.
+#[derive(Default)]
+struct Moved {
+    from_client: bool,
+    from_backend: bool,
+    to_client: bool,
+    to_backend: bool,
+}
+
+impl Moved {
+    fn any(&self) -> bool {
+        self.from_client || self.from_backend || self.to_client || self.to_backend
+    }
+}
+
+struct Relay {
+    client: Client,
+    backend: TcpStream,
+    to_backend: Unsent,
+    follow: Follow,
+    metrics: Arc<BackendMetrics>,
+    /// The client closed its side.
+    client_ended: bool,
+    /// And the backend was told.
+    backend_shut: bool,
+    /// When bytes last moved.
+    active: Instant,
+    /// Since when bytes wait for a client, a backend, that takes none.
+    client_stalled: Option<Instant>,
+    backend_stalled: Option<Instant>,
+    half_closed: Option<Instant>,
+    /// While draining: when this session is told, and when it is closed as it is.
+    bye_at: Option<Instant>,
+    draining: Option<Instant>,
+}
+
+impl Relay {
+    fn poll(
+        &mut self,
+        first: Option<(Input, Vec<u8>)>,
+        mut timer: Pin<&mut Sleep>,
+        session: &mut Session,
+        ctx: &Context,
+        cx: &mut Cx<'_>,
+    ) -> Poll<End> {
+        let now = Instant::now();
+        if let Some((from_client, from_backend)) = first
+            && let Err(end) = self.take_over(&from_client, from_backend, session, ctx, now)
+        {
+            return Poll::Ready(end);
+        }
+        let mut moved = Moved::default();
+        let polled = self.poll_both(session, ctx, now, &mut moved, cx);
+        if let Poll::Ready(end) = polled {
+            return Poll::Ready(end);
+        }
+        self.note(&moved, session, ctx, now);
+        loop {
+            if let Some(end) = self.overdue(ctx, Instant::now()) {
+                return Poll::Ready(end);
+            }
+            // Only an earlier deadline resets the timer; that one moved away is found out when it fires.
+            let deadline = self.deadline(ctx);
+            if deadline < timer.deadline() || timer.is_elapsed() {
+                timer.as_mut().reset(deadline);
+            }
+            ready!(timer.as_mut().poll(cx));
+        }
+    }
+
+    /// What this turn means for the deadlines.
+    fn note(&mut self, moved: &Moved, session: &mut Session, ctx: &Context, now: Instant) {
+        if moved.any() {
+            self.active = now;
+            session.phase(match self.follow.phase() {
+                follow::Phase::Active => Phase::Active,
+                follow::Phase::Idle => Phase::Idle,
+            });
+        }
+        let since = |waiting: bool, moved: bool, since: Option<Instant>| match since {
+            Some(since) if waiting && !moved => Some(since),
+            _ => waiting.then_some(now),
+        };
+        self.client_stalled =
+            since(self.client.waiting() > 0, moved.to_client, self.client_stalled);
+        self.backend_stalled =
+            since(!self.to_backend.is_empty(), moved.to_backend, self.backend_stalled);
+        if self.draining.is_none()
+            && let Some(started) = ctx.drain.started()
+        {
+            let (started, drain) = (Instant::from_std(started), ctx.timeouts.drain);
+            self.draining = Some(started + drain);
+            self.bye_at = Some(started + spread(session.id, drain / 2));
+        }
+    }
+
+    /// What arrived with and behind the login.
+    fn take_over(
+        &mut self,
+        from_client: &Input,
+        mut from_backend: Vec<u8>,
+        session: &mut Session,
+        ctx: &Context,
+        now: Instant,
+    ) -> Result<(), End> {
+        if !from_backend.is_empty() {
+            session.backend_to_client += count(&ctx.metrics.backend_to_client, from_backend.len());
+            self.pass_to_client(&mut from_backend, ctx, now)?;
+        }
+        if !from_client.bytes().is_empty() {
+            session.client_to_backend +=
+                count(&ctx.metrics.client_to_backend, from_client.bytes().len());
+            let mut bytes = from_client.bytes().to_vec();
+            self.pass_to_backend(&mut bytes, now)?;
+        }
+        Ok(())
+    }
+
+    fn poll_both(
+        &mut self,
+        session: &mut Session,
+        ctx: &Context,
+        now: Instant,
+        moved: &mut Moved,
+        cx: &mut Cx<'_>,
+    ) -> Poll<End> {
+        loop {
+            let mut again = false;
+            match self.poll_from_backend(session, ctx, now, moved, cx) {
+                Poll::Ready(Ok(())) => again = true,
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending => {}
+            }
+            match self.poll_from_client(session, ctx, now, moved, cx) {
+                Poll::Ready(Ok(())) => again = true,
+                Poll::Ready(Err(end)) => return Poll::Ready(end),
+                Poll::Pending => {}
+            }
+            if !again {
+                return Poll::Pending;
+            }
+        }
+    }
+
+    /// One chunk from the backend to the client. Pending: the client takes no more, or there is no more.
+    fn poll_from_backend(
+        &mut self,
+        session: &mut Session,
+        ctx: &Context,
+        now: Instant,
+        moved: &mut Moved,
+        cx: &mut Cx<'_>,
+    ) -> Poll<Result<(), End>> {
+        ready!(self.client.poll_flush(cx, &mut moved.to_client)).map_err(tls::Error::Io)?;
+        let mut plain = PLAIN.take();
+        plain.clear();
+        plain.reserve(CHUNK);
+        self.follow.unhold(Direction::BackendToClient, &mut plain);
+        let read = poll_read_buf(Pin::new(&mut self.backend), cx, &mut plain);
+        let result = match read {
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(self.backend_ended(&plain))),
+            Poll::Ready(Ok(n)) => {
+                moved.from_backend = true;
+                session.backend_to_client += count(&ctx.metrics.backend_to_client, n);
+                Poll::Ready(self.pass_to_client(&mut plain, ctx, now))
+            }
+            Poll::Ready(Err(_)) => Poll::Ready(Err(End::truncated(Reason::BackendLost))),
+            // What was held is held again.
+            Poll::Pending if !plain.is_empty() => match self.pass_to_client(&mut plain, ctx, now) {
+                Ok(()) => Poll::Pending,
+                Err(end) => Poll::Ready(Err(end)),
+            },
+            Poll::Pending => Poll::Pending,
+        };
+        PLAIN.set(plain);
+        result
+    }
+
+    /// One chunk from the client to the backend. Pending: the backend takes no more, or there is no more.
+    fn poll_from_client(
+        &mut self,
+        session: &mut Session,
+        ctx: &Context,
+        now: Instant,
+        moved: &mut Moved,
+        cx: &mut Cx<'_>,
+    ) -> Poll<Result<(), End>> {
+        let lost = |_| End::truncated(Reason::BackendLost);
+        ready!(self.to_backend.poll_flush(&mut self.backend, cx, &mut moved.to_backend))
+            .map_err(lost)?;
+        if self.client_ended {
+            if !self.backend_shut {
+                ready!(Pin::new(&mut self.backend).poll_shutdown(cx)).map_err(lost)?;
+                self.backend_shut = true;
+                self.half_closed = Some(now + ctx.timeouts.half_closed);
+            }
+            return Poll::Pending;
+        }
+        if self.client.waiting() > MAX_ANSWERS {
+            return Poll::Pending; // its answers first; their flush, polled above, wakes us
+        }
+        let mut plain = PLAIN.take();
+        plain.clear();
+        self.follow.unhold(Direction::ClientToBackend, &mut plain);
+        let held = plain.len();
+        let read = self.client.poll_receive(&mut plain, cx);
+        session.client_to_backend += count(&ctx.metrics.client_to_backend, plain.len() - held);
+        let passed = if plain.is_empty() { Ok(()) } else { self.pass_to_backend(&mut plain, now) };
+        PLAIN.set(plain);
+        passed?;
+        match read {
+            Poll::Ready(Ok(Received::Bytes)) => moved.from_client = true,
+            Poll::Ready(Ok(Received::End)) => self.client_ended = true,
+            Poll::Ready(Err(error)) => return Poll::Ready(Err(error.into())),
+            Poll::Pending => return Poll::Pending,
+        }
+        Poll::Ready(Ok(()))
+    }
+
+    fn pass_to_client(
+        &mut self,
+        plain: &mut Vec<u8>,
+        ctx: &Context,
+        now: Instant,
+    ) -> Result<(), End> {
+        let metrics = &self.metrics;
+        let mut completed =
+            |verb, took: Duration| metrics.command(verb).observe(took.as_secs_f64());
+        if self.follow.backend(plain, &ctx.backends.repair, now.into_std(), &mut completed).is_err()
+        {
+            return Err(Reason::ProtocolViolation.into());
+        }
+        self.follow.take_answers(plain);
+        if !plain.is_empty() {
+            self.client.queue(plain)?;
+        }
+        Ok(())
+    }
+
+    fn pass_to_backend(&mut self, plain: &mut Vec<u8>, now: Instant) -> Result<(), End> {
+        if self.follow.client(plain, now.into_std()).is_err() {
+            return Err(Reason::ProtocolViolation.into());
+        }
+        let sent = self.to_backend.send(&self.backend, plain);
+        plain.clear();
+        self.follow.take_answers(plain);
+        if !plain.is_empty() {
+            self.client.queue(plain)?;
+        }
+        match sent {
+            // It may have said why before it closed: its own end comes with the next read.
+            Err(error) if error.kind() == io::ErrorKind::BrokenPipe => Ok(()),
+            Err(_) => Err(End::truncated(Reason::BackendLost)),
+            Ok(()) => Ok(()),
+        }
+    }
+
+    fn backend_ended(&mut self, held: &[u8]) -> End {
+        if !held.is_empty() {
+            let _ = self.client.queue(held); // the beginning of a response that never came
+            return End::truncated(Reason::BackendTruncated);
+        }
+        if self.follow.logout_seen() {
+            Reason::Logout.into()
+        } else if self.client_ended {
+            Reason::ClientClosed.into()
+        } else if !self.follow.is_following() || self.follow.ended_orderly() {
+            Reason::BackendClosed.into()
+        } else {
+            End::truncated(Reason::BackendTruncated)
+        }
+    }
+
+    /// The earliest moment at which something is due.
+    fn deadline(&self, ctx: &Context) -> Instant {
+        let idle = self.active + ctx.timeouts.idle;
+        let [client, backend] =
+            [self.client_stalled, self.backend_stalled].map(|s| s.map(|s| s + ctx.timeouts.write));
+        [client, backend, self.half_closed, self.bye_at, self.draining]
+            .into_iter()
+            .flatten()
+            .fold(idle, Instant::min)
+    }
+
+    fn overdue(&mut self, ctx: &Context, now: Instant) -> Option<End> {
+        let may_speak = self.follow.may_interrupt();
+        let told = |reason, last| match may_speak {
+            true => End { reason, farewell: Farewell::Say(last) },
+            false => End::truncated(reason),
+        };
+        let stalled = [self.client_stalled, self.backend_stalled].into_iter().flatten();
+        if stalled.min().is_some_and(|since| now >= since + ctx.timeouts.write) {
+            return Some(tls::Error::WriteTimeout.into());
+        }
+        if self.half_closed.is_some_and(|end| now >= end) {
+            return Some(Reason::HalfClosedTimeout.into());
+        }
+        if self.draining.is_some_and(|end| now >= end) {
+            return Some(told(Reason::Drain, DRAIN_BYE));
+        }
+        if self.bye_at.is_some_and(|at| now >= at) {
+            if may_speak {
+                return Some(told(Reason::Drain, DRAIN_BYE));
+            }
+            self.bye_at = None; // looked at again whenever bytes have moved
+        }
+        if self.draining.is_some() && self.bye_at.is_none() && may_speak {
+            return Some(told(Reason::Drain, DRAIN_BYE));
+        }
+        (now >= self.active + ctx.timeouts.idle).then(|| told(Reason::IdleTimeout, IDLE_BYE))
+    }
+}
+
+fn count(counter: &prometheus::IntCounter, n: usize) -> u64 {
+    if n > 0 {
+        counter.inc_by(n as u64);
+    }
+    n as u64
+}
+
+/// A moment of its own for each session, evenly over `window`.
+fn spread(session: u64, window: Duration) -> Duration {
+    // Fibonacci hashing: neighbours end up far apart.
+    let hash = session.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
+    window.mul_f64(hash as f64 / f64::from(u32::MAX))
+}

@@ -1,0 +1,96 @@
+//! What both ends' sockets have in common: options, errors, bytes that wait to be sent.
+
+use std::io;
+use std::pin::Pin;
+use std::task::{Context, Poll, ready};
+use std::time::Duration;
+
+use socket2::{SockRef, TcpKeepalive};
+use tokio::io::AsyncWrite as _;
+use tokio::net::TcpStream;
+
+/// A peer that vanished without a word is noticed after this and a few probes.
+const KEEPALIVE: Duration = Duration::from_secs(300);
+
+/// Sends small segments at once and notices dead peers. An option that a system does not have costs nothing else.
+pub fn prepare(stream: &TcpStream) {
+    let _ = stream.set_nodelay(true);
+    let probes = TcpKeepalive::new()
+        .with_time(KEEPALIVE)
+        .with_interval(Duration::from_secs(60))
+        .with_retries(3);
+    let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
+}
+
+/// Whether the process or the system has no file descriptors left.
+pub fn out_of_descriptors(error: &io::Error) -> bool {
+    use rustix::io::Errno;
+    error
+        .raw_os_error()
+        .is_some_and(|code| [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error).contains(&code))
+}
+
+/// An error in the system's words, without the number that says the same.
+pub fn why(error: &io::Error) -> String {
+    let text = error.to_string();
+    match text.rfind(" (os error ") {
+        Some(at) => text[..at].to_owned(),
+        None => text,
+    }
+}
+
+/// Bytes that the socket did not take yet. Empty, it owns no memory.
+#[derive(Default)]
+pub struct Unsent {
+    bytes: Vec<u8>,
+    sent: usize,
+}
+
+impl Unsent {
+    pub fn is_empty(&self) -> bool {
+        self.bytes.is_empty()
+    }
+
+    pub fn len(&self) -> usize {
+        self.bytes.len() - self.sent
+    }
+
+    /// Sends `bytes` now, as far as nothing waits before them and the socket takes them; keeps the rest.
+    pub fn send(&mut self, stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+        while self.is_empty() && !bytes.is_empty() {
+            match stream.try_write(bytes) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => bytes = &bytes[n..],
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
+            }
+        }
+        self.bytes.extend_from_slice(bytes);
+        Ok(())
+    }
+
+    /// Keeps `bytes` for the next flush.
+    pub fn keep(&mut self, bytes: &[u8]) {
+        self.bytes.extend_from_slice(bytes);
+    }
+
+    /// Ready when all is sent; `progress` tells whether something was.
+    pub fn poll_flush(
+        &mut self,
+        stream: &mut TcpStream,
+        cx: &mut Context<'_>,
+        progress: &mut bool,
+    ) -> Poll<io::Result<()>> {
+        while self.sent < self.bytes.len() {
+            let n = ready!(Pin::new(&mut *stream).poll_write(cx, &self.bytes[self.sent..]))?;
+            if n == 0 {
+                return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
+            }
+            self.sent += n;
+            *progress = true;
+        }
+        *self = Self::default();
+        Poll::Ready(Ok(()))
+    }
+}

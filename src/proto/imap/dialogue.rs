@@ -1,0 +1,364 @@
+//! What a client may say before login, and our answers.
+//!
+//! In: the client's bytes as they come. Out: answers, and [`Next`]: more bytes are needed, a whole LOGIN or
+//! AUTHENTICATE is in hand, or the session has to end. The commands are CAPABILITY, NOOP, ID, LOGOUT, LOGIN
+//! and AUTHENTICATE (RFC 9051 §6.1, §6.2); everything else is `BAD`, STARTTLS too since TLS is on
+//! (RFC 9051 §6.2.1). What the client pipelined behind a login stays in the input: only the login's result
+//! tells whether it is the next command or the first bytes of the relay.
+//!
+//! Limits: [`MAX_BAD`] bad commands in a row, [`MAX_COMMANDS`] in all, [`MAX_BYTES`] in all, and the sizes
+//! of [`super::line`]. The deadline is the driver's.
+//! Not here: the exchange with the backend ([`super::login`]).
+
+use super::command::{self, Command, Verb};
+use super::id;
+use super::line::{self, Limits, Scan, Scanner};
+use super::sasl;
+use super::secret::{Input, Secret};
+
+/// Bad commands in a row that end the session, as with Dovecot.
+pub const MAX_BAD: u8 = 3;
+/// Commands that a client may use before it is logged in. Real ones need fewer than ten.
+pub const MAX_COMMANDS: u8 = 20;
+/// Bytes that a client may spend on other commands than AUTHENTICATE.
+pub const MAX_BYTES: usize = 64 * 1024;
+
+/// A whole login, ready for the backend.
+#[derive(Debug)]
+pub struct Login {
+    /// The client's tag, under which it gets its answer.
+    pub tag: Vec<u8>,
+    pub method: Method,
+}
+
+#[derive(Debug)]
+pub enum Method {
+    /// The octets that LOGIN's two strings mean (RFC 9051 §6.2.3).
+    Login { user: Vec<u8>, password: Secret },
+    /// The mechanism's name in upper case and the initial response in base64 (RFC 4959), `=` if empty.
+    Authenticate { mechanism: String, initial: Option<Secret> },
+}
+
+/// What the driver does when the input is used up as far as it goes.
+#[derive(Debug)]
+pub enum Next {
+    /// Send the answers, read more.
+    More,
+    /// Send the answers, log in at the backend, then say how it went by [`Dialogue::on_outcome`].
+    LogIn(Login),
+    /// Send the answers, which end in the reason for people, and close.
+    Close(End),
+}
+
+/// Why the dialogue ends a session.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum End {
+    Logout,
+    TooManyBadCommands,
+    TooManyCommands,
+    TooLong,
+    ProtocolViolation,
+}
+
+/// The dialogue with one client. Silent, it holds a few words and, if the client sent one, its ID.
+#[derive(Debug)]
+pub struct Dialogue {
+    limits: Limits,
+    scanner: Scanner,
+    bad_in_a_row: u8,
+    commands: u8,
+    bytes: usize,
+    id: id::Fields,
+}
+
+impl Dialogue {
+    pub fn new(limits: Limits) -> Self {
+        let id = id::Fields::default();
+        Self { limits, scanner: Scanner::default(), bad_in_a_row: 0, commands: 0, bytes: 0, id }
+    }
+
+    /// What the client told of itself that may go on to the backend.
+    pub fn id(&self) -> &id::Fields {
+        &self.id
+    }
+
+    /// Answers every whole command in `input`, up to a login. `capabilities`: the words that CAPABILITY shows.
+    pub fn advance(&mut self, input: &mut Input, capabilities: &[u8], out: &mut Vec<u8>) -> Next {
+        loop {
+            let length = match self.scanner.scan(input.bytes(), &self.limits) {
+                Ok(Scan::More) => return Next::More,
+                Ok(Scan::Continue) => {
+                    out.extend_from_slice(b"+ OK\r\n");
+                    continue;
+                }
+                Ok(Scan::Whole(length)) => length,
+                Err(line::Error::LiteralTooBig { waits: true, skip, .. }) => {
+                    let tag = Command::parse(&input.bytes()[..skip]).map_or(&b"*"[..], |c| c.tag);
+                    answer(out, tag, "NO [TOOBIG] Literal too long.");
+                    input.consume(skip);
+                    match self.count_bad(out) {
+                        Some(end) => return Next::Close(end),
+                        None => continue,
+                    }
+                }
+                Err(line::Error::LiteralTooBig { .. }) => {
+                    out.extend_from_slice(b"* BYE [TOOBIG] Literal too long.\r\n");
+                    return Next::Close(End::TooLong);
+                }
+                Err(line::Error::TooLong { .. }) => {
+                    out.extend_from_slice(b"* BYE [TOOBIG] Line too long.\r\n");
+                    return Next::Close(End::TooLong);
+                }
+                Err(line::Error::Literal) => {
+                    out.extend_from_slice(b"* BYE A literal may not stand there.\r\n");
+                    return Next::Close(End::ProtocolViolation);
+                }
+            };
+            let answered = self.answer(&input.bytes()[..length], capabilities, out);
+            input.consume(length);
+            match answered {
+                Answered::Fine => self.bad_in_a_row = 0,
+                Answered::Bad => {
+                    if let Some(end) = self.count_bad(out) {
+                        return Next::Close(end);
+                    }
+                }
+                Answered::LogIn(login) => return Next::LogIn(login),
+                Answered::Close(end) => return Next::Close(end),
+            }
+        }
+    }
+
+    /// How the login went: a refused one is a command like others, an aborted one counts as bad. `Some`:
+    /// that was one too many.
+    pub fn on_outcome(&mut self, aborted: bool, out: &mut Vec<u8>) -> Option<End> {
+        if aborted {
+            return self.count_bad(out);
+        }
+        self.bad_in_a_row = 0;
+        None
+    }
+
+    fn answer(&mut self, bytes: &[u8], capabilities: &[u8], out: &mut Vec<u8>) -> Answered {
+        let command = match Command::parse(bytes) {
+            Ok(command) => command,
+            Err(_) => {
+                answer(out, b"*", "BAD A command begins with a tag of letters and digits.");
+                return Answered::Bad;
+            }
+        };
+        self.commands += 1;
+        if command.verb != Verb::Authenticate {
+            self.bytes += bytes.len();
+        }
+        if self.commands > MAX_COMMANDS || self.bytes > MAX_BYTES {
+            out.extend_from_slice(b"* BYE Too many commands before login.\r\n");
+            return Answered::Close(End::TooManyCommands);
+        }
+        match self.execute(&command, capabilities, out) {
+            Ok(answered) => answered,
+            Err(error) => {
+                answer(out, command.tag, refusal(command.verb, error));
+                Answered::Bad
+            }
+        }
+    }
+
+    fn execute(
+        &mut self,
+        command: &Command<'_>,
+        capabilities: &[u8],
+        out: &mut Vec<u8>,
+    ) -> Result<Answered, command::Error> {
+        let tag = command.tag;
+        match command.verb {
+            Verb::Capability => {
+                command.no_arguments()?;
+                out.extend_from_slice(b"* CAPABILITY ");
+                out.extend_from_slice(capabilities);
+                out.extend_from_slice(b"\r\n");
+                answer(out, tag, "OK CAPABILITY completed.");
+            }
+            Verb::Noop => {
+                command.no_arguments()?;
+                answer(out, tag, "OK NOOP completed.");
+            }
+            Verb::Id => {
+                self.id = id::Fields::parse(command.arguments.ok_or(command::Error::Arguments)?)?;
+                out.extend_from_slice(id::OURS);
+                answer(out, tag, "OK ID completed.");
+            }
+            Verb::Logout => {
+                command.no_arguments()?;
+                out.extend_from_slice(b"* BYE Logging out.\r\n");
+                answer(out, tag, "OK LOGOUT completed.");
+                return Ok(Answered::Close(End::Logout));
+            }
+            Verb::Login => {
+                let (user, password) = command.login()?;
+                let method = Method::Login { user, password };
+                return Ok(Answered::LogIn(Login { tag: tag.to_vec(), method }));
+            }
+            Verb::Authenticate => {
+                let (mechanism, initial) = command.authenticate()?;
+                let initial = match initial {
+                    None => None,
+                    // Checked here, so that no backend ever sees what is not base64.
+                    Some(text)
+                        if text.len() <= self.limits.sasl
+                            && sasl::decode_initial(text).is_some() =>
+                    {
+                        Some(Secret::new(text.to_vec()))
+                    }
+                    Some(_) => return Err(command::Error::Arguments),
+                };
+                let method = Method::Authenticate { mechanism, initial };
+                return Ok(Answered::LogIn(Login { tag: tag.to_vec(), method }));
+            }
+            Verb::StartTls | Verb::Other => return Err(command::Error::Arguments),
+        }
+        Ok(Answered::Fine)
+    }
+
+    fn count_bad(&mut self, out: &mut Vec<u8>) -> Option<End> {
+        self.bad_in_a_row += 1;
+        if self.bad_in_a_row < MAX_BAD {
+            return None;
+        }
+        out.extend_from_slice(b"* BYE Too many bad commands.\r\n");
+        Some(End::TooManyBadCommands)
+    }
+}
+
+enum Answered {
+    Fine,
+    Bad,
+    LogIn(Login),
+    Close(End),
+}
+
+/// Fixed texts: nothing that a client sent comes back but its tag.
+fn refusal(verb: Verb, error: command::Error) -> &'static str {
+    match (verb, error) {
+        (_, command::Error::Control) => "BAD A line may hold neither NUL nor a bare CR.",
+        (Verb::StartTls, _) => "BAD TLS is already on.",
+        (Verb::Other, _) => "BAD Unknown command before login.",
+        (Verb::Login, _) => "BAD LOGIN takes a user name and a password.",
+        (Verb::Authenticate, _) => "BAD AUTHENTICATE takes a mechanism and base64.",
+        (Verb::Id, _) => "BAD ID takes NIL or a list of strings.",
+        _ => "BAD The command takes no arguments.",
+    }
+}
+
+pub(super) fn answer(out: &mut Vec<u8>, tag: &[u8], text: &str) {
+    out.extend_from_slice(tag);
+    out.push(b' ');
+    out.extend_from_slice(text.as_bytes());
+    out.extend_from_slice(b"\r\n");
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn dialogue() -> Dialogue {
+        Dialogue::new(Limits { line: 8192, literal: 4096, sasl: 65536 })
+    }
+
+    /// Feeds `input` in pieces of `step` bytes until a login or the end.
+    fn talk(dialogue: &mut Dialogue, input: &[u8], step: usize) -> (String, Next, Vec<u8>) {
+        let (mut seen, mut out) = (Input::default(), Vec::new());
+        let mut next = Next::More;
+        let mut chunks = input.chunks(step);
+        for chunk in chunks.by_ref() {
+            seen.buffer().extend_from_slice(chunk);
+            next = dialogue.advance(&mut seen, b"IMAP4rev1 AUTH=PLAIN", &mut out);
+            if !matches!(next, Next::More) {
+                break;
+            }
+        }
+        let mut rest = seen.bytes().to_vec();
+        rest.extend(chunks.flatten());
+        (String::from_utf8(out).expect("answers are ASCII"), next, rest)
+    }
+
+    #[test]
+    fn commands_before_login_are_answered_however_they_are_cut() {
+        let input =
+            b"a CAPABILITY\r\nb NOOP\r\nc ID (\"name\" \"x\")\r\nd STARTTLS\r\ne LOGOUT\r\n";
+        let want = "* CAPABILITY IMAP4rev1 AUTH=PLAIN\r\na OK CAPABILITY completed.\r\nb OK NOOP completed.\r\n\
+                    * ID (\"name\" \"imaps-proxy\")\r\nc OK ID completed.\r\nd BAD TLS is already on.\r\n\
+                    * BYE Logging out.\r\ne OK LOGOUT completed.\r\n";
+        for step in 1..=input.len() {
+            let (out, next, _) = talk(&mut dialogue(), input, step);
+            assert_eq!(out, want, "in steps of {step}");
+            assert!(matches!(next, Next::Close(End::Logout)));
+        }
+    }
+
+    #[test]
+    fn a_login_is_handed_on_with_what_follows_left_in_the_input() {
+        let input = b"a LOGIN {4}\r\ntest {6+}\r\ns\r\n\"\\x\r\nb SELECT INBOX\r\n";
+        for step in 1..=input.len() {
+            let (out, next, rest) = talk(&mut dialogue(), input, step);
+            assert_eq!(out, "+ OK\r\n");
+            let Next::LogIn(Login { tag, method: Method::Login { user, password } }) = next else {
+                panic!("no login in steps of {step}")
+            };
+            assert_eq!(
+                (&tag[..], &user[..], password.expose()),
+                (&b"a"[..], &b"test"[..], &b"s\r\n\"\\x"[..])
+            );
+            assert_eq!(rest, b"b SELECT INBOX\r\n");
+        }
+    }
+
+    #[test]
+    fn three_bad_commands_in_a_row_end_the_session_and_a_good_one_starts_the_count_anew() {
+        let bad = "BAD Unknown command before login.\r\n";
+        let (out, next, _) =
+            talk(&mut dialogue(), b"a X\r\nb X\r\nc NOOP\r\nd X\r\ne X\r\nf X\r\ng NOOP\r\n", 99);
+        let want = format!(
+            "a {bad}b {bad}c OK NOOP completed.\r\nd {bad}e {bad}f {bad}* BYE Too many bad commands.\r\n"
+        );
+        assert_eq!(out, want);
+        assert!(matches!(next, Next::Close(End::TooManyBadCommands)));
+        let mut aborts = dialogue();
+        let mut out = Vec::new();
+        assert_eq!(aborts.on_outcome(true, &mut out), None);
+        assert_eq!(aborts.on_outcome(true, &mut out), None);
+        assert_eq!(aborts.on_outcome(true, &mut out), Some(End::TooManyBadCommands));
+    }
+
+    #[test]
+    fn http_is_told_nothing_of_itself() {
+        let (out, next, _) =
+            talk(&mut dialogue(), b"GET / HTTP/1.1\r\nHost: x\r\nX: y\r\n\r\n", 99);
+        assert!(!out.contains("HTTP") && !out.contains("Host"), "{out}");
+        assert!(matches!(next, Next::Close(End::TooManyBadCommands)));
+    }
+
+    #[test]
+    fn a_client_that_only_asks_is_told_bye_in_the_end() {
+        let (out, next, _) = talk(&mut dialogue(), "a NOOP\r\n".repeat(30).as_bytes(), 999);
+        assert!(out.ends_with("* BYE Too many commands before login.\r\n"));
+        assert_eq!(out.matches("a OK").count(), 20);
+        assert!(matches!(next, Next::Close(End::TooManyCommands)));
+    }
+
+    #[test]
+    fn a_synchronising_literal_that_is_too_long_costs_the_command_only() {
+        let (out, next, _) = talk(&mut dialogue(), b"a LOGIN {99999999999}\r\nb NOOP\r\n", 99);
+        assert_eq!(out, "a NO [TOOBIG] Literal too long.\r\nb OK NOOP completed.\r\n");
+        assert!(matches!(next, Next::More));
+    }
+
+    #[test]
+    fn what_is_not_base64_stays_here() {
+        let input = b"a AUTHENTICATE PLAIN !!\r\nb AUTHENTICATE PLAIN AA=BBB\r\nc NOOP\r\n";
+        let (out, next, _) = talk(&mut dialogue(), input, 99);
+        assert_eq!(out.matches("BAD AUTHENTICATE takes").count(), 2);
+        assert!(out.ends_with("c OK NOOP completed.\r\n"));
+        assert!(matches!(next, Next::More));
+    }
+}

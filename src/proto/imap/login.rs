@@ -1,0 +1,651 @@
+//! The exchange with the backend that logs one client in.
+//!
+//! In: a whole [`Login`], then the backend's bytes and, within AUTHENTICATE, the client's. Out: bytes for
+//! either side and [`Step`]: whom to listen to next, or how it ended. The client is answered under its
+//! own tag; the backend sees only ours, which nobody can guess, so no text can be taken for the result.
+//!
+//! ```text
+//!   start ──ID──▶ Id ──tagged──▶ ┐
+//!     └──────────────────────────┴▶ LOGIN: Verdict ◀─`+`, next literal ─┐
+//!                                │        ├───────────────────────────────┘
+//!                                │        └─tagged─▶ Done
+//!                                └▶ AUTHENTICATE: Challenge ─`+`─▶ Answer ─line─▶ Challenge
+//!                                         │                          └─`*`─▶ Cancelled ─tagged─▶ Done
+//!                                         └─tagged─▶ Done
+//! ```
+//!
+//! LOGIN is written anew in the form that the backend can read: quoted where every server reads a quoted
+//! string, else as a literal, waiting for `+` unless it offers LITERAL+ or LITERAL- (RFC 7888).
+//! AUTHENTICATE passes line by line; an initial response that the backend can't take on the command's line
+//! (no SASL-IR, RFC 4959) follows its first `+`.
+//! Limits: [`MAX_ROUNDS`] messages of the client, [`line::Limits::sasl`] bytes each, [`MAX_RESPONSES`] bytes
+//! more from the backend. Deadlines are the driver's.
+
+use super::capability::{self, Repair};
+use super::dialogue::{End, Login, Method, answer};
+use super::id;
+use super::line;
+use super::response::{self, Kind, Response};
+use super::sasl::{self, Mechanism};
+use super::secret::{Input, Secret};
+
+/// Messages of the client within one AUTHENTICATE. SCRAM needs two, GSSAPI three.
+pub const MAX_ROUNDS: usize = 8;
+/// Bytes that a backend may say before its tagged result, SASL messages apart.
+pub const MAX_RESPONSES: usize = 64 * 1024;
+
+/// What happens next.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Step {
+    /// Flush both sides, then give [`Exchange::on_backend`] more of the backend's bytes.
+    Backend,
+    /// Flush both sides, then give [`Exchange::on_client`] more of the client's bytes.
+    Client,
+    /// The client's answer is in its buffer.
+    Done(Outcome),
+    /// The client's buffer ends in the reason for people; close.
+    Close(End),
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Outcome {
+    /// The backend said OK; what it sent behind that is the relay's.
+    LoggedIn,
+    /// It said NO or BAD.
+    Rejected,
+    /// The client cancelled, or sent what can't be passed on.
+    Aborted,
+    /// The backend could not decide: it said so, or something that is no answer.
+    Unavailable(&'static str),
+}
+
+/// What the chosen backend can read, from its capabilities.
+#[derive(Clone, Copy, Debug, Default)]
+pub struct Dialect {
+    pub id: bool,
+    pub sasl_ir: bool,
+    /// The longest literal that may be sent without waiting for `+`.
+    pub non_synchronising: usize,
+}
+
+impl Dialect {
+    /// From the words of a capability list as the backend shows it.
+    pub fn of(list: &[u8]) -> Self {
+        let has = |word: &[u8]| capability::has(list, word);
+        let non_synchronising = match (has(b"LITERAL+"), has(b"LITERAL-")) {
+            (true, _) => usize::MAX,
+            (false, true) => 4096, // RFC 7888 §5
+            (false, false) => 0,
+        };
+        Self { id: has(b"ID"), sasl_ir: has(b"SASL-IR"), non_synchronising }
+    }
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum State {
+    Id,
+    Verdict,
+    Challenge,
+    Answer,
+    Cancelled,
+}
+
+/// One login under way.
+pub struct Exchange<'a> {
+    login: &'a Login,
+    repair: &'a Repair,
+    dialect: Dialect,
+    limits: line::Limits,
+    /// Letters and digits, not to be guessed.
+    tag: &'a [u8],
+    mechanism: Mechanism,
+    state: State,
+    /// What still has to be said when the backend says `+`: LOGIN's literals, the initial response.
+    unsaid: std::collections::VecDeque<Secret>,
+    /// Untagged responses, which only a client that gets logged in sees.
+    untagged: Vec<u8>,
+    responses: usize,
+    rounds: usize,
+    user: Option<Vec<u8>>,
+}
+
+impl<'a> Exchange<'a> {
+    pub fn new(login: &'a Login, repair: &'a Repair, limits: line::Limits, tag: &'a [u8]) -> Self {
+        let (mechanism, user) = match &login.method {
+            Method::Login { user, .. } => (Mechanism::Login, Some(user.clone())),
+            Method::Authenticate { mechanism, initial } => {
+                let mechanism = Mechanism::of(mechanism);
+                let initial = initial.as_ref().and_then(|text| sasl::decode_initial(text.expose()));
+                (mechanism, initial.and_then(|message| mechanism.user(0, message.expose())))
+            }
+        };
+        let rounds =
+            usize::from(matches!(&login.method, Method::Authenticate { initial: Some(_), .. }));
+        Self {
+            login,
+            repair,
+            dialect: Dialect::default(),
+            limits,
+            tag,
+            mechanism,
+            state: State::Verdict,
+            unsaid: std::collections::VecDeque::new(),
+            untagged: Vec::new(),
+            responses: 0,
+            rounds,
+            user,
+        }
+    }
+
+    pub fn mechanism(&self) -> Mechanism {
+        self.mechanism
+    }
+
+    /// Who wants to log in, as far as it was said in clear.
+    pub fn user(&self) -> Option<&[u8]> {
+        self.user.as_deref()
+    }
+
+    /// After the greeting of a backend that reads `dialect`; `id` is what the client told of itself.
+    pub fn start(&mut self, dialect: Dialect, id: &id::Fields, to_backend: &mut Vec<u8>) -> Step {
+        self.dialect = dialect;
+        if dialect.id && !id.is_empty() {
+            self.state = State::Id;
+            id.write(self.tag, to_backend);
+        } else {
+            self.log_in(to_backend);
+        }
+        Step::Backend
+    }
+
+    /// Takes the backend's responses off the front of `input` as far as they go.
+    pub fn on_backend(
+        &mut self,
+        input: &mut Vec<u8>,
+        to_backend: &mut Vec<u8>,
+        to_client: &mut Vec<u8>,
+    ) -> Step {
+        loop {
+            let room = (MAX_RESPONSES + self.limits.sasl).saturating_sub(self.responses);
+            let (step, taken) = match response::next(input, room) {
+                Ok(None) => return Step::Backend,
+                Err(response::TooLong { .. }) => {
+                    return self.unavailable("it says too much before its result", to_client);
+                }
+                Ok(Some(response::Whole { response, line, length })) => {
+                    (self.on_response(response, line, to_backend, to_client), length)
+                }
+            };
+            self.responses += taken;
+            input.drain(..taken);
+            if let Some(step) = step {
+                return step;
+            }
+        }
+    }
+
+    /// Takes one line of the client's off the front of `input`, if it is whole.
+    pub fn on_client(
+        &mut self,
+        input: &mut Input,
+        to_backend: &mut Vec<u8>,
+        to_client: &mut Vec<u8>,
+    ) -> Step {
+        debug_assert_eq!(self.state, State::Answer);
+        let (line, taken) = match line::plain(input.bytes(), self.limits.sasl) {
+            Ok(None) => return Step::Client,
+            Ok(Some(whole)) => whole,
+            Err(_) => {
+                to_client.extend_from_slice(b"* BYE [TOOBIG] Line too long.\r\n");
+                return Step::Close(End::TooLong);
+            }
+        };
+        let step = if line == b"*" {
+            to_backend.extend_from_slice(b"*\r\n");
+            self.state = State::Cancelled;
+            Step::Backend
+        } else if let Some(message) = sasl::decode(line)
+            && self.rounds < MAX_ROUNDS
+        {
+            self.user =
+                self.user.take().or_else(|| self.mechanism.user(self.rounds, message.expose()));
+            self.rounds += 1;
+            to_backend.extend_from_slice(line);
+            to_backend.extend_from_slice(b"\r\n");
+            self.state = State::Challenge;
+            Step::Backend
+        } else {
+            let text = if self.rounds < MAX_ROUNDS {
+                "BAD That is not base64."
+            } else {
+                "BAD Too many messages."
+            };
+            answer(to_client, &self.login.tag, text);
+            Step::Done(Outcome::Aborted)
+        };
+        input.consume(taken);
+        step
+    }
+
+    /// `None`: read on.
+    fn on_response(
+        &mut self,
+        response: Response<'_>,
+        line: &[u8],
+        to_backend: &mut Vec<u8>,
+        to_client: &mut Vec<u8>,
+    ) -> Option<Step> {
+        match response {
+            Response::Tagged { tag, kind, text } if tag == self.tag => match self.state {
+                State::Id => {
+                    self.untagged.clear();
+                    self.log_in(to_backend);
+                    Some(Step::Backend)
+                }
+                State::Cancelled => {
+                    answer(to_client, &self.login.tag, "BAD Authentication cancelled.");
+                    Some(Step::Done(Outcome::Aborted))
+                }
+                _ => Some(self.on_result(kind, text, to_client)),
+            },
+            Response::Continuation(text) => self.on_continuation(text, to_backend, to_client),
+            Response::Status { kind: Kind::Bye, .. } => {
+                Some(self.unavailable("it said BYE instead of a result", to_client))
+            }
+            Response::Status { kind: Kind::PreAuth, .. } | Response::Garbage => {
+                Some(self.unavailable("it does not speak IMAP", to_client))
+            }
+            Response::Status { .. } | Response::Untagged => {
+                match self.repair.line(line) {
+                    Some(repaired) => self.untagged.extend_from_slice(&repaired),
+                    None => self.untagged.extend_from_slice(line),
+                }
+                self.untagged.extend_from_slice(b"\r\n");
+                None
+            }
+            Response::Tagged { .. } => None, // not ours: nobody asked
+        }
+    }
+
+    fn on_continuation(
+        &mut self,
+        text: &[u8],
+        to_backend: &mut Vec<u8>,
+        to_client: &mut Vec<u8>,
+    ) -> Option<Step> {
+        match self.state {
+            State::Verdict | State::Challenge if !self.unsaid.is_empty() => {
+                let next = self.unsaid.pop_front();
+                to_backend.extend_from_slice(next.as_ref().map_or(&b""[..], Secret::expose));
+                Some(Step::Backend)
+            }
+            State::Challenge => {
+                to_client.extend_from_slice(b"+ ");
+                to_client.extend(text.iter().filter(|byte| !byte.is_ascii_control()));
+                to_client.extend_from_slice(b"\r\n");
+                self.state = State::Answer;
+                Some(Step::Client)
+            }
+            _ => Some(self.unavailable("it asks for more where there is no more", to_client)),
+        }
+    }
+
+    fn on_result(&mut self, kind: Kind, text: &[u8], to_client: &mut Vec<u8>) -> Step {
+        let tag = &self.login.tag;
+        match kind {
+            Kind::Ok => {
+                to_client.append(&mut self.untagged);
+                let line = [tag, &b" OK "[..], without_referral(text)].concat();
+                to_client.extend_from_slice(self.repair.line(&line).as_deref().unwrap_or(&line));
+                to_client.extend_from_slice(b"\r\n");
+                Step::Done(Outcome::LoggedIn)
+            }
+            Kind::Bad => {
+                answer(to_client, tag, "BAD The server refused the command.");
+                Step::Done(Outcome::Rejected)
+            }
+            _ => match response::code(text).map(|(code, _)| Refusal::of(code)) {
+                Some(refusal @ (Refusal::Passes | Refusal::Outage)) => {
+                    to_client.extend_from_slice(tag);
+                    to_client.extend_from_slice(b" NO ");
+                    to_client.extend(text.iter().filter(|byte| !byte.is_ascii_control()));
+                    to_client.extend_from_slice(b"\r\n");
+                    match refusal {
+                        Refusal::Outage => {
+                            Step::Done(Outcome::Unavailable("it said that it can't now"))
+                        }
+                        _ => Step::Done(Outcome::Rejected),
+                    }
+                }
+                _ => {
+                    answer(to_client, tag, "NO [AUTHENTICATIONFAILED] Authentication failed.");
+                    Step::Done(Outcome::Rejected)
+                }
+            },
+        }
+    }
+
+    fn unavailable(&self, why: &'static str, to_client: &mut Vec<u8>) -> Step {
+        unavailable(&self.login.tag, to_client);
+        Step::Done(Outcome::Unavailable(why))
+    }
+
+    fn log_in(&mut self, to_backend: &mut Vec<u8>) {
+        to_backend.extend_from_slice(self.tag);
+        match &self.login.method {
+            Method::Login { user, password } => {
+                let mut part = b" LOGIN ".to_vec();
+                self.argument(user, &mut part);
+                part.push(b' ');
+                self.argument(password.expose(), &mut part);
+                part.extend_from_slice(b"\r\n");
+                self.unsaid.push_back(Secret::new(part));
+                let first = self.unsaid.pop_front();
+                to_backend.extend_from_slice(first.as_ref().map_or(&b""[..], Secret::expose));
+                self.state = State::Verdict;
+            }
+            Method::Authenticate { mechanism, initial } => {
+                to_backend.extend_from_slice(b" AUTHENTICATE ");
+                to_backend.extend_from_slice(mechanism.as_bytes());
+                match initial {
+                    Some(text) if self.dialect.sasl_ir => {
+                        to_backend.push(b' ');
+                        to_backend.extend_from_slice(text.expose());
+                    }
+                    Some(text) => {
+                        let message = text.expose();
+                        let message = if message == b"=" { b"" } else { message };
+                        self.unsaid.push_back(Secret::new([message, b"\r\n"].concat()));
+                    }
+                    None => {}
+                }
+                to_backend.extend_from_slice(b"\r\n");
+                self.state = State::Challenge;
+            }
+        }
+    }
+
+    /// Writes one string of LOGIN; where a literal has to wait for `+`, `part` is put by and begun anew.
+    fn argument(&mut self, text: &[u8], part: &mut Vec<u8>) {
+        if id::quotable(text) && text.len() <= 1024 {
+            return id::write_quoted(text, part);
+        }
+        if text.len() <= self.dialect.non_synchronising {
+            part.extend_from_slice(format!("{{{}+}}\r\n", text.len()).as_bytes());
+        } else {
+            part.extend_from_slice(format!("{{{}}}\r\n", text.len()).as_bytes());
+            self.unsaid.push_back(Secret::new(std::mem::take(part)));
+        }
+        part.extend_from_slice(text);
+    }
+}
+
+/// Answers a login for which there is no backend.
+pub fn unavailable(tag: &[u8], to_client: &mut Vec<u8>) {
+    answer(to_client, tag, "NO [UNAVAILABLE] The mail server can't be reached, try again later.");
+}
+
+/// What a backend's NO is worth telling. Texts behind other codes may tell a guesser which half was wrong
+/// (RFC 9051 §11.7), so those become one and the same.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Refusal {
+    /// Meant for the person, or needed to know what to do.
+    Passes,
+    /// Nobody looked at the password (RFC 5530 §3).
+    Outage,
+    Hidden,
+}
+
+impl Refusal {
+    fn of(code: &[u8]) -> Self {
+        match code.to_ascii_uppercase().as_slice() {
+            b"UNAVAILABLE" | b"INUSE" | b"LIMIT" | b"SERVERBUG" => Self::Outage,
+            b"ALERT"
+            | b"EXPIRED"
+            | b"CONTACTADMIN"
+            | b"PRIVACYREQUIRED"
+            | b"AUTHORIZATIONFAILED" => Self::Passes,
+            _ => Self::Hidden,
+        }
+    }
+}
+
+/// A referral would send the client, its password and all, somewhere else in clear (RFC 2221).
+fn without_referral(text: &[u8]) -> &[u8] {
+    match response::code(text) {
+        Some((code, rest)) if code.to_ascii_uppercase().starts_with(b"REFERRAL") => rest,
+        _ => text,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::imap::dialogue::{Dialogue, Next};
+
+    const LIMITS: line::Limits = line::Limits { line: 8192, literal: 4096, sasl: 65536 };
+    const MODERN: &[u8] = b"IMAP4rev1 LITERAL+ SASL-IR ID";
+
+    fn login(command: &[u8]) -> Login {
+        let mut input = Input::default();
+        input.buffer().extend_from_slice(command);
+        match Dialogue::new(LIMITS).advance(&mut input, b"", &mut Vec::new()) {
+            Next::LogIn(login) => login,
+            other => panic!("{other:?}"),
+        }
+    }
+
+    /// Plays an exchange: each `("B", …)` is what the backend says, each `("C", …)` what the client says,
+    /// both in pieces of `step` bytes; returns what each was sent and the last step.
+    fn play(
+        command: &[u8],
+        offers: &[u8],
+        script: &[(&str, &[u8])],
+        step: usize,
+    ) -> (String, String, Step) {
+        let login = login(command);
+        let mut fields = id::Fields::default();
+        if offers.ends_with(b"ID") {
+            fields = id::Fields::parse(b"(\"name\" \"x\" \"x-originating-ip\" \"6.6.6.6\")")
+                .expect("fields");
+        }
+        let repair = Repair::new(&[], &[]);
+        let mut exchange = Exchange::new(&login, &repair, LIMITS, b"P1");
+        let (mut to_backend, mut to_client) = (Vec::new(), Vec::new());
+        let (mut from_backend, mut from_client) = (Vec::new(), Input::default());
+        let mut last = exchange.start(Dialect::of(offers), &fields, &mut to_backend);
+        for (who, bytes) in script {
+            for piece in bytes.chunks(step) {
+                last = if *who == "B" {
+                    from_backend.extend_from_slice(piece);
+                    exchange.on_backend(&mut from_backend, &mut to_backend, &mut to_client)
+                } else {
+                    from_client.buffer().extend_from_slice(piece);
+                    exchange.on_client(&mut from_client, &mut to_backend, &mut to_client)
+                };
+                if matches!(last, Step::Done(_) | Step::Close(_)) {
+                    break;
+                }
+            }
+        }
+        let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+        (text(to_backend), text(to_client), last)
+    }
+
+    fn always(
+        command: &[u8],
+        offers: &[u8],
+        script: &[(&str, &[u8])],
+        backend: &str,
+        client: &str,
+        last: Step,
+    ) {
+        for step in [1, 2, 3, 7, 1000] {
+            let got = play(command, offers, script, step);
+            assert_eq!(
+                (got.0.as_str(), got.1.as_str(), got.2),
+                (backend, client, last),
+                "in steps of {step}"
+            );
+        }
+    }
+
+    const OK: Step = Step::Done(Outcome::LoggedIn);
+
+    #[test]
+    fn login_is_written_in_the_form_that_the_backend_reads() {
+        always(
+            b"a LOGIN u \"p\\\"\"\r\n",
+            b"",
+            &[("B", b"P1 OK hi\r\n")],
+            "P1 LOGIN \"u\" \"p\\\"\"\r\n",
+            "a OK hi\r\n",
+            OK,
+        );
+        let odd = b"a LOGIN {3+}\r\nu\r\n {2+}\r\n\xc3\xa4\r\n";
+        always(
+            odd,
+            MODERN.strip_suffix(b" ID").expect("suffix"),
+            &[("B", b"P1 OK hi\r\n")],
+            "P1 LOGIN {3+}\r\nu\r\n {2+}\r\nä\r\n",
+            "a OK hi\r\n",
+            OK,
+        );
+        let script: &[(&str, &[u8])] =
+            &[("B", b"+ go\r\n"), ("B", b"+\r\n"), ("B", b"P1 OK hi\r\n")];
+        always(odd, b"", script, "P1 LOGIN {3}\r\nu\r\n {2}\r\nä\r\n", "a OK hi\r\n", OK);
+    }
+
+    #[test]
+    fn the_clients_id_goes_first_without_what_would_be_believed() {
+        let script: &[(&str, &[u8])] =
+            &[("B", b"* ID NIL\r\nP1 OK ID\r\n"), ("B", b"P1 OK hi\r\n")];
+        always(
+            b"a LOGIN u p\r\n",
+            MODERN,
+            script,
+            "P1 ID (\"name\" \"x\")\r\nP1 LOGIN \"u\" \"p\"\r\n",
+            "a OK hi\r\n",
+            OK,
+        );
+    }
+
+    #[test]
+    fn authenticate_passes_line_by_line() {
+        let script: &[(&str, &[u8])] = &[
+            ("B", b"+ \r\n"),
+            ("C", b"AGIAcA==\r\n"),
+            ("B", b"P1 OK [CAPABILITY A STARTTLS] hi\r\n"),
+        ];
+        always(
+            b"a AUTHENTICATE plain\r\n",
+            b"",
+            script,
+            "P1 AUTHENTICATE PLAIN\r\nAGIAcA==\r\n",
+            "+ \r\na OK [CAPABILITY A] hi\r\n",
+            OK,
+        );
+        let with_ir: &[(&str, &[u8])] = &[("B", b"P1 OK hi\r\n")];
+        always(
+            b"a AUTHENTICATE PLAIN AGIAcA==\r\n",
+            b"SASL-IR",
+            with_ir,
+            "P1 AUTHENTICATE PLAIN AGIAcA==\r\n",
+            "a OK hi\r\n",
+            OK,
+        );
+        let without_ir: &[(&str, &[u8])] = &[("B", b"+ \r\n"), ("B", b"P1 OK hi\r\n")];
+        always(
+            b"a AUTHENTICATE PLAIN =\r\n",
+            b"",
+            without_ir,
+            "P1 AUTHENTICATE PLAIN\r\n\r\n",
+            "a OK hi\r\n",
+            OK,
+        );
+    }
+
+    #[test]
+    fn an_exchange_can_be_cancelled_and_nonsense_cancels_it() {
+        let aborted = Step::Done(Outcome::Aborted);
+        let script: &[(&str, &[u8])] =
+            &[("B", b"+ \r\n"), ("C", b"*\r\n"), ("B", b"P1 BAD no\r\n")];
+        always(
+            b"a AUTHENTICATE PLAIN\r\n",
+            b"",
+            script,
+            "P1 AUTHENTICATE PLAIN\r\n*\r\n",
+            "+ \r\na BAD Authentication cancelled.\r\n",
+            aborted,
+        );
+        let script: &[(&str, &[u8])] = &[("B", b"+ \r\n"), ("C", b"!!!!\r\n")];
+        always(
+            b"a AUTHENTICATE PLAIN\r\n",
+            b"",
+            script,
+            "P1 AUTHENTICATE PLAIN\r\n",
+            "+ \r\na BAD That is not base64.\r\n",
+            aborted,
+        );
+        let mut endless: Vec<(&str, &[u8])> = vec![("B", b"+ \r\n")];
+        endless.extend([("C", &b"AAAA\r\n"[..]), ("B", b"+ \r\n")].repeat(8));
+        endless.push(("C", b"AAAA\r\n"));
+        assert_eq!(play(b"a AUTHENTICATE GSSAPI\r\n", b"", &endless, 1000).2, aborted);
+    }
+
+    #[test]
+    fn refusals_tell_what_helps_and_nothing_else() {
+        let failed = "a NO [AUTHENTICATIONFAILED] Authentication failed.\r\n";
+        let out = "a NO [UNAVAILABLE] The mail server can't be reached, try again later.\r\n";
+        let rejected = Step::Done(Outcome::Rejected);
+        let table: &[(&[u8], &str, bool)] = &[
+            (b"P1 NO no such user bob\r\n", failed, true),
+            (b"P1 NO [REFERRAL IMAP://evil/] x\r\n", failed, true),
+            (b"P1 NO [EXPIRED] Renew it\r\n", "a NO [EXPIRED] Renew it\r\n", true),
+            (b"P1 BAD bob what?\r\n", "a BAD The server refused the command.\r\n", true),
+            (b"P1 NO [LIMIT] Later\r\n", "a NO [LIMIT] Later\r\n", false),
+            (b"* BYE down\r\n", out, false),
+            (b"HTTP/1.1 200 OK\r\n", out, false),
+            (b"+ more\r\n", out, false),
+            (b"* X {14}\r\nP1 OK forged\r\n\r\nP1 NO\r\n", failed, true),
+            (b"P2 OK forged\r\na OK forged\r\nP1 NO x\r\n", failed, true),
+        ];
+        for (said, answer, decided) in table {
+            for step in [1, 5, 1000] {
+                let (_, client, last) = play(b"a LOGIN u p\r\n", b"", &[("B", said)], step);
+                assert_eq!(client, *answer, "{}", String::from_utf8_lossy(said));
+                assert_eq!(last == rejected, *decided);
+            }
+        }
+        let endless = vec![b'x'; 200_000];
+        let (_, client, _) = play(b"a LOGIN u p\r\n", b"", &[("B", &endless)], 4096);
+        assert_eq!(client, out);
+    }
+
+    #[test]
+    fn untagged_responses_are_for_those_who_get_in() {
+        let said = b"* CAPABILITY IMAP4rev1 STARTTLS IDLE\r\n* OK [ALERT] full\r\nP1 OK [REFERRAL imap://x/] in\r\n";
+        let want = "* CAPABILITY IMAP4rev1 IDLE\r\n* OK [ALERT] full\r\na OK in\r\n";
+        always(b"a LOGIN u p\r\n", b"", &[("B", said)], "P1 LOGIN \"u\" \"p\"\r\n", want, OK);
+        let refused = b"* CAPABILITY IMAP4rev1\r\nP1 NO x\r\n";
+        assert!(play(b"a LOGIN u p\r\n", b"", &[("B", refused)], 1000).1.starts_with("a NO"));
+    }
+
+    #[test]
+    fn the_user_is_known_whatever_the_mechanism() {
+        let repair = Repair::new(&[], &[]);
+        let fields = id::Fields::default();
+        let login = login(b"a AUTHENTICATE LOGIN\r\n");
+        let mut exchange = Exchange::new(&login, &repair, LIMITS, b"P1");
+        let (mut b, mut c) = (Vec::new(), Vec::new());
+        exchange.start(Dialect::default(), &fields, &mut b);
+        assert_eq!(
+            exchange.on_backend(&mut b"+ VXNlcm5hbWU6\r\n".to_vec(), &mut b, &mut c),
+            Step::Client
+        );
+        let mut input = Input::default();
+        input.buffer().extend_from_slice(b"Ym9i\r\n");
+        assert_eq!(exchange.on_client(&mut input, &mut b, &mut c), Step::Backend);
+        assert_eq!(exchange.user(), Some(&b"bob"[..]));
+    }
+}

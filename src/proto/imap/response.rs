@@ -1,0 +1,183 @@
+//! Reads what the backend says until somebody is logged in: greeting, untagged, continuation, tagged.
+//!
+//! In: bytes off the wire, cut anywhere. Out: one whole [`Response`] at a time, with the literals inside
+//! it, so that text in a literal is never taken for a tagged result (a `{12}` and then `P1 OK forged`).
+//! Standard: RFC 9051 §7. Limits: `max` bytes for a response, literals included.
+//! Not here: responses after login, which [`super::follow`] only looks at.
+
+use memchr::memchr;
+
+/// One response, without its last line end.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Response<'a> {
+    /// `+ text`, or a lone `+`: what follows the plus and its space.
+    Continuation(&'a [u8]),
+    /// `* OK|NO|BAD|BYE|PREAUTH text`: with the text, its code included.
+    Status { kind: Kind, text: &'a [u8] },
+    /// Any other line that begins with `* `.
+    Untagged,
+    /// `tag OK|NO|BAD text`.
+    Tagged { tag: &'a [u8], kind: Kind, text: &'a [u8] },
+    /// A line that no IMAP server writes.
+    Garbage,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Kind {
+    Ok,
+    No,
+    Bad,
+    Bye,
+    PreAuth,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+#[error("a response of more than {max} bytes")]
+pub struct TooLong {
+    pub max: usize,
+}
+
+/// A whole response at the front of the input.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Whole<'a> {
+    pub response: Response<'a>,
+    /// Its bytes, literals included, without the last line end.
+    pub line: &'a [u8],
+    /// How many bytes to take off the input.
+    pub length: usize,
+}
+
+/// The response at the front of `input`, if it is whole.
+pub fn next(input: &[u8], max: usize) -> Result<Option<Whole<'_>>, TooLong> {
+    let mut from = 0;
+    loop {
+        let Some(end) = memchr(b'\n', input.get(from..).unwrap_or_default()).map(|at| from + at)
+        else {
+            return if input.len() > max { Err(TooLong { max }) } else { Ok(None) };
+        };
+        if end >= max {
+            return Err(TooLong { max });
+        }
+        let whole = &input[..end];
+        let whole = whole.strip_suffix(b"\r").unwrap_or(whole);
+        let response = Response::of(whole);
+        // Text for people may end in anything; only data announces literals (RFC 9051 §9, `resp-text`).
+        let literal = match response {
+            Response::Untagged => literal_at_end(&whole[from.min(whole.len())..]),
+            _ => None,
+        };
+        let Some(size) = literal else {
+            return Ok(Some(Whole { response, line: whole, length: end + 1 }));
+        };
+        from =
+            usize::try_from(size).ok().and_then(|n| n.checked_add(end + 1)).unwrap_or(usize::MAX);
+        if from > max {
+            return Err(TooLong { max });
+        }
+    }
+}
+
+fn literal_at_end(line: &[u8]) -> Option<u64> {
+    let inner = line.strip_suffix(b"}")?;
+    let open = inner.iter().rposition(|&byte| byte == b'{')?;
+    let digits = std::str::from_utf8(&inner[open + 1..]).ok()?;
+    let legal = !digits.is_empty() && digits.bytes().all(|d| d.is_ascii_digit());
+    legal.then(|| digits.parse().unwrap_or(u64::MAX))
+}
+
+impl<'a> Response<'a> {
+    fn of(line: &'a [u8]) -> Self {
+        if let Some(rest) = line.strip_prefix(b"+") {
+            return match rest.strip_prefix(b" ") {
+                Some(text) => Self::Continuation(text),
+                None if rest.is_empty() => Self::Continuation(rest),
+                None => Self::Garbage,
+            };
+        }
+        let Some(space) = memchr(b' ', line) else { return Self::Garbage };
+        let (tag, rest) = (&line[..space], &line[space + 1..]);
+        let status = status(rest);
+        match (tag, status) {
+            (b"", _) => Self::Garbage,
+            (b"*", Some((kind, text))) => Self::Status { kind, text },
+            (b"*", None) => Self::Untagged,
+            (tag, Some((kind @ (Kind::Ok | Kind::No | Kind::Bad), text))) => {
+                Self::Tagged { tag, kind, text }
+            }
+            _ => Self::Garbage,
+        }
+    }
+}
+
+fn status(rest: &[u8]) -> Option<(Kind, &[u8])> {
+    let (word, text) = match memchr(b' ', rest) {
+        Some(at) => (&rest[..at], &rest[at + 1..]),
+        None => (rest, &b""[..]),
+    };
+    let kind = match word.to_ascii_uppercase().as_slice() {
+        b"OK" => Kind::Ok,
+        b"NO" => Kind::No,
+        b"BAD" => Kind::Bad,
+        b"BYE" => Kind::Bye,
+        b"PREAUTH" => Kind::PreAuth,
+        _ => return None,
+    };
+    Some((kind, text))
+}
+
+/// The code of a response's text and the text behind it: `[ALERT] x` is (`ALERT`, `x`).
+pub fn code(text: &[u8]) -> Option<(&[u8], &[u8])> {
+    let inner = text.strip_prefix(b"[")?;
+    let close = memchr(b']', inner)?;
+    let rest = &inner[close + 1..];
+    Some((&inner[..close], rest.strip_prefix(b" ").unwrap_or(rest)))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn responses_are_told_apart() {
+        let of = |line: &'static [u8]| {
+            next(line, 100).map(|r| r.map(|whole| (whole.response, whole.length)))
+        };
+        let status = |kind, text| Response::Status { kind, text };
+        assert_eq!(of(b"+\r\n"), Ok(Some((Response::Continuation(b""), 3))));
+        assert_eq!(of(b"+ Zm9v\r\n"), Ok(Some((Response::Continuation(b"Zm9v"), 8))));
+        assert_eq!(of(b"* ok hi\r\n"), Ok(Some((status(Kind::Ok, b"hi"), 9))));
+        assert_eq!(of(b"* BYE\r\n"), Ok(Some((status(Kind::Bye, b""), 7))));
+        assert_eq!(of(b"* CAPABILITY X\n"), Ok(Some((Response::Untagged, 15))));
+        let tagged = Response::Tagged { tag: b"P1", kind: Kind::No, text: b"no {5}" };
+        assert_eq!(of(b"P1 NO no {5}\r\n"), Ok(Some((tagged, 14))));
+        assert_eq!(of(b"HTTP/1.1 400 Bad Request\r\n"), Ok(Some((Response::Garbage, 26))));
+        assert_eq!(of(b"220 ESMTP\r\n"), Ok(Some((Response::Garbage, 11))));
+        assert_eq!(of(b"* OK no end"), Ok(None));
+    }
+
+    #[test]
+    fn a_result_inside_a_literal_is_not_a_result() {
+        let input = b"* X {14}\r\nP1 OK forged\r\n\r\nP1 NO\r\n";
+        for cut in 0..26 {
+            assert_eq!(next(&input[..cut], 100), Ok(None), "cut at {cut}");
+        }
+        assert_eq!(
+            next(input, 100).map(|r| r.map(|whole| (whole.response, whole.length))),
+            Ok(Some((Response::Untagged, 26)))
+        );
+    }
+
+    #[test]
+    fn no_response_is_longer_than_the_limit() {
+        assert_eq!(next(&[b'x'; 101], 100), Err(TooLong { max: 100 }));
+        assert_eq!(next(b"* X {1000}\r\n", 100), Err(TooLong { max: 100 }));
+        assert_eq!(next(b"* X {99999999999999999999}\r\n", 100), Err(TooLong { max: 100 }));
+    }
+
+    #[test]
+    fn a_code_is_what_stands_in_brackets() {
+        assert_eq!(code(b"[ALERT] x"), Some((&b"ALERT"[..], &b"x"[..])));
+        assert_eq!(code(b"[ALERT x"), None);
+        assert_eq!(code(b"x [ALERT]"), None);
+    }
+}
