@@ -23,11 +23,11 @@ pub struct Dialogue {
     pub deadline: Instant,
 }
 
-/// The greeting, which is the backend's own.
-pub async fn greet(client: Client, ctx: &Context) -> Result<Dialogue, Reason> {
+/// The greeting, which is the backend's own. `said`: what the client sent before it.
+pub async fn greet(client: Client, said: Vec<u8>, ctx: &Context) -> Result<Dialogue, Reason> {
     let deadline = Instant::now() + ctx.timeouts.login;
     let proto = proto::Dialogue::new(ctx.line_limits());
-    let mut dialogue = Dialogue { client, proto, input: Input::default(), deadline };
+    let mut dialogue = Dialogue { client, proto, input: Input::from(said), deadline };
     let Some(known) = ctx.backends.known() else {
         let bye = b"* BYE [UNAVAILABLE] The mail server can't be reached, try again later.\r\n";
         return Err(dialogue.close(bye, Reason::BackendUnavailable, ctx).await);

@@ -151,9 +151,10 @@ async fn until_login(
     session: &mut Session,
     ctx: &Context,
 ) -> Result<relay::Pair, Reason> {
-    let client = encrypt(socket, session, ctx).await?; //             Socket -> Client: its handshake is done
+    let accepted = encrypt(socket, session, ctx).await?; //           Socket -> Client: its handshake is done
+    session.handshake = Some(accepted.handshake);
     session.phase(Phase::Login);
-    let mut dialogue = dialogue::greet(client, ctx).await?; //        Client -> Dialogue: greeted
+    let mut dialogue = dialogue::greet(accepted.client, accepted.said, ctx).await?; // Client -> Dialogue: greeted
     loop {
         let login = dialogue.next_login(ctx).await?; //               a whole LOGIN or AUTHENTICATE
         if let Some(logged_in) = backend::log_in(&mut dialogue, &login, session, ctx).await? {
@@ -166,16 +167,16 @@ async fn encrypt(
     socket: TcpStream,
     session: &mut Session,
     ctx: &Context,
-) -> Result<tls::Client, Reason> {
+) -> Result<tls::Accepted, Reason> {
     let start = Instant::now();
     match tls::accept(socket, ctx.tls.load_full(), ctx.timeouts.handshake).await {
-        Ok((client, handshake)) => {
+        Ok(accepted) => {
+            let handshake = &accepted.handshake;
             ctx.metrics.handshake_duration.observe(start.elapsed().as_secs_f64());
             let resumed = if handshake.resumed { "true" } else { "false" };
             let labels = [handshake.version, handshake.cipher, handshake.group, resumed];
             ctx.metrics.handshakes.with_label_values(&labels).inc();
-            session.handshake = Some(handshake);
-            Ok(client)
+            Ok(accepted)
         }
         Err((failure, reason)) => {
             ctx.metrics.handshake_failed(failure);

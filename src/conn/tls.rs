@@ -136,18 +136,25 @@ thread_local! {
     static TO_SOCKET: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
+/// A client behind its handshake, what was negotiated, and what the client said in the same breath.
+pub struct Accepted {
+    pub client: Client,
+    pub handshake: Handshake,
+    pub said: Vec<u8>,
+}
+
 /// Does the handshake within `limit`. What the server says last is sent together with the first
 /// [`Client::send`].
 pub async fn accept(
     mut socket: TcpStream,
     config: Arc<ServerConfig>,
     limit: Duration,
-) -> Result<(Client, Handshake), (Failure, Reason)> {
+) -> Result<Accepted, (Failure, Reason)> {
     let mut silent = true;
     match timeout(limit, handshake(&mut socket, config, &mut silent)).await {
-        Ok(Ok((tls, partial, unsent, handshake))) => {
-            let client = Client { socket, tls, partial, unsent, ended: false };
-            Ok((client, handshake))
+        Ok(Ok(shaken)) => {
+            let Shaken { tls, partial, unsent, ended, handshake, said } = shaken;
+            Ok(Accepted { client: Client { socket, tls, partial, unsent, ended }, handshake, said })
         }
         Ok(Err(failed)) => {
             linger(&mut socket).await;
@@ -163,7 +170,15 @@ pub async fn accept(
     }
 }
 
-type Shaken = (UnbufferedServerConnection, Vec<u8>, Unsent, Handshake);
+/// All of [`Accepted`] but the socket.
+struct Shaken {
+    tls: UnbufferedServerConnection,
+    partial: Vec<u8>,
+    unsent: Unsent,
+    ended: bool,
+    handshake: Handshake,
+    said: Vec<u8>,
+}
 
 async fn handshake(
     socket: &mut TcpStream,
@@ -175,31 +190,29 @@ async fn handshake(
     let sni = hello(socket, &mut input, silent).await?;
     let mut tls =
         UnbufferedServerConnection::new(config).map_err(|_| (Failure::Other, Reason::Internal))?;
-    let (mut plain, mut out) = (Vec::new(), Out::borrow());
-    loop {
-        let done = process(&mut tls, &mut input, &mut plain, &mut out);
-        let handshaking = tls.is_handshaking();
-        if let Err(error) = done {
-            let _ = socket.write_all(out.bytes()).await;
-            return Err((Failure::of(&error), Reason::HandshakeFailed));
+    let (mut said, mut out) = (Vec::new(), Out::borrow());
+    let ended = loop {
+        match process(&mut tls, &mut input, &mut said, &mut out) {
+            Ok(processed) if !tls.is_handshaking() => break processed == Processed::Closed,
+            Ok(_) => {}
+            Err(error) => {
+                let alert = out.take();
+                let _ = socket.write_all(&alert).await;
+                return Err((Failure::of(&error), Reason::HandshakeFailed));
+            }
         }
-        if !handshaking {
-            break;
-        }
-        // Not held across the wait: other sessions of this thread need it.
-        let flight = out.bytes().to_vec();
-        drop(out);
+        let flight = out.take();
         socket.write_all(&flight).await.map_err(closed)?;
         if socket.read_buf(&mut input).await.map_err(closed)? == 0 {
             return Err((Failure::Closed, Reason::HandshakeFailed));
         }
         out = Out::borrow();
-    }
+    };
     let mut unsent = Unsent::default();
     unsent.keep(out.bytes());
     input.shrink_to_fit();
     let handshake = Handshake::of(&tls, sni);
-    Ok((tls, input, unsent, handshake))
+    Ok(Shaken { tls, partial: input, unsent, ended, handshake, said })
 }
 
 /// Reads until the ClientHello is whole, answers what is no TLS, and returns the SNI.
@@ -364,7 +377,12 @@ impl Client {
         }
         let mut out = Out::borrow();
         let done = process(&mut self.tls, input, plain, &mut out);
-        self.partial = if input.is_empty() { Vec::new() } else { input.as_slice().into() };
+        if input.is_empty() {
+            self.partial = Vec::new(); // silent, the session owns nothing
+        } else {
+            self.partial.clear();
+            self.partial.extend_from_slice(input);
+        }
         self.unsent.send(&self.socket, out.bytes())?;
         Poll::Ready(match done? {
             Processed::Closed if plain.is_empty() => {
@@ -483,6 +501,7 @@ async fn linger(socket: &mut TcpStream) {
     .await;
 }
 
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Processed {
     Open,
     /// The client sent close_notify.
@@ -580,6 +599,11 @@ impl Out {
 
     fn bytes(&self) -> &[u8] {
         &self.buffer[..self.used]
+    }
+
+    /// A copy of the bytes; the buffer goes back before anybody waits, since other sessions of the thread need it.
+    fn take(self) -> Vec<u8> {
+        self.bytes().to_vec()
     }
 }
 

@@ -29,6 +29,12 @@ impl fmt::Debug for Secret {
 #[derive(Default)]
 pub struct Input(Zeroizing<Vec<u8>>);
 
+impl From<Vec<u8>> for Input {
+    fn from(bytes: Vec<u8>) -> Self {
+        Self(Zeroizing::new(bytes))
+    }
+}
+
 impl Input {
     pub fn bytes(&self) -> &[u8] {
         &self.0
