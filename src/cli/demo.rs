@@ -20,7 +20,7 @@ use crate::config::settings::{
     SelfSigned, Server as BackendServer, Settings, Timeouts, Tls,
 };
 use crate::demo::Server;
-use crate::tls::certificate;
+use crate::tls::{certificate, facts};
 use crate::{log, server};
 
 /// Of the mailbox with the sample mail.
@@ -101,7 +101,7 @@ async fn serve(args: &Args, dir: &Path) -> Result<(), Error> {
 
 /// SHA-256 of the CA's certificate, in the form that mail clients show.
 fn ca_fingerprint(ca: &Path) -> Option<String> {
-    Some(certificate::fingerprint(certificate::read_chain(ca).ok()?.first()?))
+    Some(facts::fingerprint(certificate::read_chain(ca).ok()?.first()?))
 }
 
 /// The product's defaults, in front of the embedded server.
