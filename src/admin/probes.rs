@@ -1,7 +1,7 @@
 //! The HTTP listener that Prometheus and orchestrators ask: `/metrics`, `/healthz`, `/readyz`.
 //!
 //! In: a bound listener. Out: answers to GET and HEAD (HTTP/1.1, RFC 9112), nothing else.
-//! Limits: 64 connections at once (more wait in the backlog), 10 s for a request's head (which is also how
+//! Limits: 16 connections at once (more wait in the backlog), 10 s for a request's head (which is also how
 //! long a connection may stay idle), 16 KiB of it, 30 s for a connection in all, and then 10 s to finish an
 //! answer. So whoever is slow, on purpose or not, holds a place for 40 s at most.
 //! Invariant: nothing that a request holds is echoed, and nothing about users or clients is shown.
@@ -40,7 +40,7 @@ struct Limits {
 }
 
 const LIMITS: Limits = Limits {
-    connections: 64,
+    connections: 16,
     head: Duration::from_secs(10),
     head_bytes: 16 * 1024,
     connection: Duration::from_secs(30),

@@ -1,0 +1,7 @@
+# What CI runs.
+check:
+    .ci/run
+
+# The tests alone, with what they need installed.
+test:
+    tests/run
