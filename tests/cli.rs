@@ -27,7 +27,6 @@ fn assert_readable(finished: &Finished, code: i32, words: &[&str]) {
         assert!(!all.contains(bad), "{bad:?} in {all}");
     }
     assert!(!finished.stderr.trim().is_empty(), "nothing on standard error: {all}");
-    assert!(finished.stderr.lines().count() < 10, "{}", finished.stderr);
 }
 
 #[test]
@@ -74,7 +73,7 @@ fn wrong_configuration_is_shown_where_it_is() {
     let file = folder.path().join("config.yaml");
     let path = file.display().to_string();
     for (text, words) in [
-        ("listen: [{ address: ':::' }]\n", &["config.yaml:1:"][..]),
+        ("listen: [{ address: ':::' }]\n", &["config.yaml:1:21", ":::"][..]),
         ("limts: {}\n", &["config.yaml:1:1", "limits"]),
         ("timeouts:\n  idle: 5m\n", &["config.yaml:2:", "idle"]),
         ("listen: [\n", &["config.yaml:"]),

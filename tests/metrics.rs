@@ -295,7 +295,6 @@ fn listener_answers_what_it_should_and_nothing_else() {
     assert_eq!(proxy.get("/healthz").0, 200);
     assert_eq!(proxy.get("/readyz").0, 200);
     assert_eq!(proxy.get("/metrics").0, 200);
-    assert_eq!(proxy.get("/").0, 404);
     assert_eq!(proxy.get("/config").0, 404);
     let ask = |request: String| {
         let mut tcp = TcpStream::connect(proxy.metrics).unwrap();

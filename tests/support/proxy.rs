@@ -7,7 +7,7 @@ use std::path::PathBuf;
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 use std::{env, fs, io, thread};
 
 use rustix::process::Signal;
@@ -423,6 +423,12 @@ impl<'a> Proxy<'a> {
 impl Drop for Proxy<'_> {
     fn drop(&mut self) {
         if thread::panicking() && !self.stopped {
+            // The log is written at leisure: its end says the rest.
+            self.terminate();
+            let start = Instant::now();
+            while self.running() && start.elapsed() < Duration::from_secs(4) {
+                thread::sleep(Duration::from_millis(5));
+            }
             eprintln!("--- the proxy's log:\n{}\n---", self.text());
         }
     }
