@@ -7,7 +7,7 @@ use std::io::{Read, Write};
 use std::net::TcpStream;
 use std::time::{Duration, Instant};
 
-use support::{Dovecot, FakeBackend, PATIENCE, Proxy, TlsOptions, wait_until};
+use support::{Dovecot, FakeBackend, PATIENCE, Proxy, TlsOptions, wait_until, within};
 
 const REASONS: [&str; 23] = [
     "logout",
@@ -343,14 +343,22 @@ fn slow_scraper_is_closed() {
 }
 
 #[test]
-fn idle_scrapers_do_not_keep_others_out() {
+fn idle_scrapers_delay_no_mail_and_give_way_in_the_end() {
     let backend = FakeBackend::plain();
     let proxy = Proxy::start(&backend, "");
-    let idle: Vec<_> = (0..50).map(|_| TcpStream::connect(proxy.metrics).unwrap()).collect();
+    let connect = |_| TcpStream::connect(proxy.metrics).unwrap();
+    let few: Vec<_> = (0..10).map(connect).collect();
     assert_eq!(proxy.get("/readyz").0, 200);
+    let many: Vec<_> = (0..20).map(connect).collect(); // more than are answered at one time
+    let start = Instant::now();
     let mut client = proxy.logged_in();
     assert!(client.result("NOOP").starts_with("OK"));
-    drop((client, idle));
+    assert!(start.elapsed() < Duration::from_secs(2), "{:?}", start.elapsed());
+    let patient = Duration::from_secs(60);
+    within(patient, "a probe is answered again", || {
+        proxy.try_get("/readyz").is_ok_and(|(status, _)| status == 200)
+    });
+    drop((client, few, many));
     proxy.stop();
 }
 

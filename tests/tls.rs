@@ -191,8 +191,7 @@ fn http_on_the_tls_port_gets_a_page() {
 fn noise_on_the_tls_port_is_closed() {
     let backend = FakeBackend::plain();
     let proxy = Proxy::start(&backend, "timeouts: { handshake: 2s }");
-    let mut expected = 0;
-    for noise in [
+    for (ended, noise) in [
         &b"\0\0\0\0\0\0\0\0"[..],
         b"\x80\x2e\x01\x00\x02\x00\x15\x00\x00\x00\x10", // SSL 2
         b"SSH-2.0-OpenSSH_9.2\r\n",
@@ -200,12 +199,14 @@ fn noise_on_the_tls_port_is_closed() {
         b"EHLO example.org\r\n",
         b"\r\n\r\n",
         &[0xff; 70_000],
-    ] {
+    ]
+    .into_iter()
+    .enumerate()
+    {
         let mut client = proxy.plain();
         let _ = client.try_send(noise);
         let _ = client.rest_bytes(PATIENCE);
-        expected += 1;
-        wait_until("the session has ended", || proxy.sessions().len() == expected);
+        wait_until("the session has ended", || proxy.sessions().len() == ended + 1);
         let reason = proxy.sessions().pop().unwrap().field("reason");
         let fitting = ["not_tls", "not_tls_imap", "handshake_failed", "handshake_timeout"];
         assert!(fitting.contains(&reason.as_str()), "{reason} for {noise:?}");
