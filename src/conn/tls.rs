@@ -236,7 +236,7 @@ async fn hello(
         }
         let mut fresh = &input[seen..];
         while !fresh.is_empty() {
-            if acceptor.read_tls(&mut fresh).is_err() {
+            if !matches!(acceptor.read_tls(&mut fresh), Ok(1..)) {
                 return Ok(None); // the connection proper says what is wrong, with its alert
             }
         }
