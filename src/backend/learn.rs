@@ -48,6 +48,7 @@ pub async fn keep(backends: &Backends, server: &Server) {
             Ok(known) => {
                 announce(server, &known, &last_error);
                 server.known.store(Some(Arc::new(known)));
+                backends.set_up(server, true);
                 (wait, last_error) = (FIRST_WAIT, String::new());
                 tokio::select! {
                     () = sleep(AGAIN) => {}

@@ -1,6 +1,6 @@
 //! The backend servers: their names, what is known of them, which one to try first. Nothing per connection.
 //!
-//! A server is *up* when it answered last time, be it to [`learn`] or to a client's login. Names are looked up
+//! A server is *up* when it answered [`learn`] and no login has found it down since. Names are looked up
 //! by our own resolver, so that no thread waits for DNS.
 
 pub mod dial;
@@ -97,18 +97,19 @@ impl Backends {
         up(true).chain(up(false))
     }
 
-    /// Connects to one server and reads its greeting.
+    /// Connects to one server and reads its greeting. One that can't be used is down until [`learn`] has seen it again.
     pub async fn dial(&self, server: &Server) -> Result<dial::Link, dial::Error> {
         let start = std::time::Instant::now();
         let result = dial::dial(&self.resolver, &server.address, &self.timeouts).await;
         match &result {
-            Ok(_) => {
-                server.metrics.connect_duration.observe(start.elapsed().as_secs_f64());
-                self.set_up(server, true);
-            }
+            Ok(_) => server.metrics.connect_duration.observe(start.elapsed().as_secs_f64()),
             Err(error) => {
-                server.metrics.connect_failed(error.failure());
-                self.set_up(server, false);
+                let failure = error.failure();
+                server.metrics.connect_failed(failure);
+                // Our own lack of descriptors says nothing about the server.
+                if failure != dial::Failure::OutOfDescriptors {
+                    self.set_up(server, false);
+                }
             }
         }
         result

@@ -24,7 +24,7 @@ pub mod socket;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::time::Instant;
+use std::time::{Duration, Instant};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
@@ -63,6 +63,13 @@ impl Drain {
     pub fn start(&self) {
         self.started.get_or_init(Instant::now);
         self.token.cancel();
+    }
+
+    /// Returns when it has begun and its time, `limit`, is over.
+    async fn over(&self, limit: Duration) {
+        self.token.cancelled().await;
+        let started = self.started().unwrap_or_else(Instant::now);
+        tokio::time::sleep_until((started + limit).into()).await;
     }
 
     /// When it began, if it has: one atomic load.
@@ -142,8 +149,15 @@ pub async fn serve(socket: TcpStream, client: SocketAddr, listener: Arc<str>, ct
 
 async fn path(socket: TcpStream, session: &mut Session, ctx: &Context) -> Result<Reason, Reason> {
     // On the heap, so that years in the relay don't carry the size of the handshake.
-    let pair = Box::pin(until_login(socket, session, ctx)).await?; // Socket -> Pair: somebody is logged in
-    Ok(relay::run(pair, session, ctx).await) //                       Pair   -> Reason: why it ended
+    let pair = Box::pin(async {
+        tokio::select! {
+            biased;
+            pair = until_login(socket, session, ctx) => pair,
+            () = ctx.drain.over(ctx.timeouts.drain) => Err(Reason::Drain),
+        }
+    });
+    let pair = pair.await?; //                      Socket -> Pair: somebody is logged in
+    Ok(relay::run(pair, session, ctx).await) //     Pair   -> Reason: why it ended
 }
 
 async fn until_login(
