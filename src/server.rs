@@ -22,8 +22,8 @@ use crate::conn::{self, Context, accept, socket};
 use crate::metrics::Metrics;
 use crate::tls;
 
-/// How often the self-made certificate's age is looked at.
-const RENEWAL_CHECK: Duration = Duration::from_secs(3600);
+/// How often the certificate's files and age are looked at.
+const CERTIFICATE_CHECK: Duration = Duration::from_secs(60);
 /// What sessions get beyond `timeouts.drain` to write their last words.
 const GRACE: Duration = Duration::from_secs(3);
 /// Descriptors for everything that is not a session: log, listeners, metrics, resolver.
@@ -186,6 +186,9 @@ fn fit_descriptors(settings: &mut Settings) {
 }
 
 fn announce(loaded: &tls::Loaded, readiness: &Readiness, metrics: &Metrics) {
+    for problem in &loaded.problems {
+        tracing::error!("{problem}");
+    }
     for notice in &loaded.notice {
         tracing::warn!("{notice}");
     }
@@ -198,20 +201,29 @@ fn announce(loaded: &tls::Loaded, readiness: &Readiness, metrics: &Metrics) {
     metrics.certificate(&loaded.certificate, loaded.not_after);
 }
 
-/// Serves a new self-made certificate before the old one expires; live sessions go on.
+/// Serves a new certificate when the self-made one is due or the files have changed; live sessions go on. One that
+/// does not load is said once, and the old one stays.
 async fn renew(ctx: Arc<Context>, mut source: tls::Source, readiness: Arc<Readiness>) {
+    let mut last_error = String::new();
     loop {
-        sleep(RENEWAL_CHECK).await;
-        if !source.due(SystemTime::now()) {
-            continue;
-        }
-        match source.load(SystemTime::now()) {
-            Ok(loaded) => {
+        sleep(CERTIFICATE_CHECK).await;
+        let loaded = tokio::task::block_in_place(|| {
+            let now = SystemTime::now();
+            source.due(now).then(|| source.load(now))
+        });
+        match loaded {
+            None => {}
+            Some(Ok(loaded)) => {
+                last_error.clear();
                 announce(&loaded, &readiness, &ctx.metrics);
                 ctx.tls.store(loaded.config);
             }
-            Err(error) => {
-                tracing::error!(%error, "the certificate could not be renewed, the old one stays")
+            Some(Err(error)) => {
+                let error = error.to_string();
+                if error != last_error {
+                    tracing::error!(error, "the new certificate can't be used, the old one stays");
+                    last_error = error;
+                }
             }
         }
     }

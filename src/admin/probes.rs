@@ -1,7 +1,7 @@
 //! The HTTP listener that Prometheus and orchestrators ask: `/metrics`, `/healthz`, `/readyz`.
 //!
 //! In: a bound listener. Out: answers to GET and HEAD (HTTP/1.1, RFC 9112), nothing else.
-//! Limits: 64 connections at once (more wait in the backlog), 10 s for a request's head (which is also how
+//! Limits: 16 connections at once (more wait in the backlog), 10 s for a request's head (which is also how
 //! long a connection may stay idle), 16 KiB of it, 30 s for a connection in all, and then 10 s to finish an
 //! answer. So whoever is slow, on purpose or not, holds a place for 40 s at most.
 //! Invariant: nothing that a request holds is echoed, and nothing about users or clients is shown.
@@ -40,7 +40,7 @@ struct Limits {
 }
 
 const LIMITS: Limits = Limits {
-    connections: 64,
+    connections: 16,
     head: Duration::from_secs(10),
     head_bytes: 16 * 1024,
     connection: Duration::from_secs(30),
@@ -175,4 +175,194 @@ fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     headers.insert(CONTENT_TYPE, HeaderValue::from_static(TEXT));
     headers.insert(CACHE_CONTROL, HeaderValue::from_static("no-store"));
     response
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use prometheus::IntCounter;
+    use std::net::SocketAddr;
+    use std::time::{Instant, UNIX_EPOCH};
+    use tokio::io::{AsyncReadExt, AsyncWriteExt};
+    use tokio::task::JoinHandle;
+
+    struct Running {
+        address: SocketAddr,
+        readiness: Arc<Readiness>,
+        stop: CancellationToken,
+        task: JoinHandle<()>,
+    }
+
+    impl Running {
+        async fn start(limits: Limits) -> Self {
+            let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+            let address = listener.local_addr().unwrap();
+            let registry = Registry::new();
+            registry
+                .register(Box::new(IntCounter::new("things_total", "Things").unwrap()))
+                .unwrap();
+            let readiness = Arc::new(Readiness::new(["legacy:143".to_owned()]));
+            let stop = CancellationToken::new();
+            let served =
+                serve_within(limits, listener, registry, Arc::clone(&readiness), stop.clone());
+            Self { address, readiness, stop, task: tokio::spawn(served) }
+        }
+
+        async fn connect(&self) -> TcpStream {
+            TcpStream::connect(self.address).await.unwrap()
+        }
+
+        /// What comes back until the server closes.
+        async fn ask(&self, request: &str) -> String {
+            let mut socket = self.connect().await;
+            socket.write_all(request.as_bytes()).await.unwrap();
+            rest(&mut socket).await
+        }
+
+        async fn end(self) {
+            self.stop.cancel();
+            self.task.await.unwrap();
+        }
+    }
+
+    async fn rest(socket: &mut TcpStream) -> String {
+        let mut answer = Vec::new();
+        let reading = async {
+            let mut chunk = [0; 4096];
+            // A reset after the answer (the rest of an oversized request unread) is an end as well.
+            while let Ok(n) = socket.read(&mut chunk).await {
+                if n == 0 {
+                    break;
+                }
+                answer.extend_from_slice(&chunk[..n]);
+            }
+        };
+        timeout(Duration::from_secs(20), reading).await.expect("the server closes");
+        String::from_utf8(answer).unwrap()
+    }
+
+    fn get(path: &str) -> String {
+        format!("GET {path} HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n")
+    }
+
+    #[tokio::test]
+    async fn each_path_answers_what_it_should() {
+        let running = Running::start(LIMITS).await;
+        let metrics = running.ask(&get("/metrics?x=1")).await;
+        assert!(metrics.starts_with("HTTP/1.1 200 OK\r\n"), "{metrics}");
+        assert!(metrics.contains("content-type: text/plain; version=0.0.4"), "{metrics}");
+        assert!(metrics.contains("\nthings_total 0\n"), "{metrics}");
+        assert!(running.ask(&get("/healthz")).await.ends_with("\r\n\r\nok\n"));
+        assert!(running.ask(&get("/")).await.contains("/metrics"));
+        assert!(running.ask(&get("/etc/passwd")).await.starts_with("HTTP/1.1 404 "));
+        let not_yet = running.ask(&get("/readyz")).await;
+        assert!(not_yet.starts_with("HTTP/1.1 503 "), "{not_yet}");
+        assert!(not_yet.ends_with(
+            "no listener is open\nno certificate is loaded\nno backend is up: legacy:143\n"
+        ));
+        running.readiness.set_listening(true);
+        let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
+        running.readiness.set_certificate_not_after(i64::try_from(now).unwrap() + 1000);
+        running.readiness.set_backend_up(0, true);
+        assert!(running.ask(&get("/readyz")).await.ends_with("\r\n\r\nready\n"));
+        running.readiness.set_draining();
+        assert!(running.ask(&get("/readyz")).await.starts_with("HTTP/1.1 503 "));
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn other_methods_are_refused_and_head_has_no_body() {
+        let running = Running::start(LIMITS).await;
+        let request = "POST /metrics HTTP/1.1\r\nHost: x\r\nContent-Length: 3\r\nConnection: close\r\n\r\nabc";
+        let answer = running.ask(request).await;
+        assert!(answer.starts_with("HTTP/1.1 405 "), "{answer}");
+        assert!(answer.contains("allow: GET, HEAD\r\n"), "{answer}");
+        let answer =
+            running.ask("HEAD /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").await;
+        assert!(
+            answer.contains("content-length: 3\r\n") && answer.ends_with("\r\n\r\n"),
+            "{answer}"
+        );
+        let answer = running.ask("* OK not http\r\n\r\n").await;
+        assert!(answer.starts_with("HTTP/1.1 400 "), "{answer}");
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn pipelined_requests_are_answered_in_order_on_one_connection() {
+        let running = Running::start(LIMITS).await;
+        let keep = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+        let answer = running.ask(&format!("{keep}{keep}{}", get("/"))).await;
+        assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 3, "{answer}");
+        assert!(answer.ends_with("it can serve\n"));
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn an_oversized_head_is_refused_with_431() {
+        let running = Running::start(LIMITS).await;
+        let within = format!(
+            "GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\nA: {}\r\n\r\n",
+            "a".repeat(15_000)
+        );
+        assert!(running.ask(&within).await.starts_with("HTTP/1.1 200 "));
+        let over = format!("GET /healthz HTTP/1.1\r\nHost: x\r\nA: {}\r\n\r\n", "a".repeat(17_000));
+        let answer = running.ask(&over).await;
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+        let endless = format!("GET /healthz HTTP/1.1\r\nHost: x\r\nA: {}", "a".repeat(17_000));
+        let answer = running.ask(&endless).await;
+        assert!(answer.starts_with("HTTP/1.1 431 "), "{answer}");
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn a_slow_head_is_cut_off_and_a_slow_connection_too() {
+        let head = Duration::from_millis(200);
+        let running = Running::start(Limits { head, ..LIMITS }).await;
+        let mut silent = running.connect().await;
+        let mut slow = running.connect().await;
+        slow.write_all(b"GET /healthz HTTP/1.1\r\nHo").await.unwrap();
+        let begun = Instant::now();
+        rest(&mut silent).await;
+        rest(&mut slow).await;
+        assert!(begun.elapsed() < Duration::from_secs(5));
+        running.end().await;
+
+        let (connection, last_answer) = (Duration::from_millis(200), Duration::from_millis(200));
+        let running = Running::start(Limits { connection, last_answer, ..LIMITS }).await;
+        let mut idle = running.connect().await;
+        idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        assert!(rest(&mut idle).await.starts_with("HTTP/1.1 200 "));
+        // Sends without reading, so that the answers fill every buffer and the server is stuck in writing.
+        let mut deaf = running.connect().await;
+        let requests = "GET / HTTP/1.1\r\nHost: x\r\n\r\n".repeat(1000);
+        let writing = async { while deaf.write_all(requests.as_bytes()).await.is_ok() {} };
+        timeout(Duration::from_secs(20), writing).await.expect("cut off by the deadline");
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn more_connections_than_places_wait_for_one() {
+        let running = Running::start(Limits { connections: 2, ..LIMITS }).await;
+        let (first, _second) = (running.connect().await, running.connect().await);
+        let mut third = running.connect().await;
+        third.write_all(get("/healthz").as_bytes()).await.unwrap();
+        let early = timeout(Duration::from_millis(100), third.readable()).await;
+        assert!(early.is_err(), "both places are taken");
+        drop(first);
+        assert!(rest(&mut third).await.ends_with("ok\n"));
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn stopping_closes_the_listener_and_idle_connections() {
+        let running = Running::start(LIMITS).await;
+        let mut idle = running.connect().await;
+        idle.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n").await.unwrap();
+        idle.readable().await.unwrap();
+        let address = running.address;
+        running.end().await;
+        assert!(rest(&mut idle).await.ends_with("ok\n"));
+        assert!(TcpStream::connect(address).await.is_err());
+    }
 }

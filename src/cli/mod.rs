@@ -157,6 +157,16 @@ fn chain(error: &(dyn std::error::Error + 'static)) -> String {
         }
         source = cause.source();
     }
+    without_numbers(text)
+}
+
+/// A system's errors say the same by a number, ` (os error 111)`, which helps nobody.
+fn without_numbers(mut text: String) -> String {
+    const START: &str = " (os error ";
+    while let Some(at) = text.find(START) {
+        let Some(length) = text[at..].find(')') else { break };
+        text.replace_range(at..=at + length, "");
+    }
     text
 }
 

@@ -43,6 +43,7 @@ pub async fn run(
 ) {
     let accepted = ctx.metrics.connections.with_label_values(&[&*name]);
     let mut wait = FIRST_WAIT;
+    let mut full = false;
     loop {
         let connection = tokio::select! {
             biased;
@@ -56,10 +57,15 @@ pub async fn run(
                 socket::prepare(&stream);
                 let client = unmapped(peer);
                 if ctx.admit() {
+                    full = false;
                     sessions.spawn(serve(stream, client, Arc::clone(&name), Arc::clone(&ctx)));
                 } else {
                     // Before TLS nothing could be said that a client would understand.
                     Session::refuse(&ctx, Reason::TooManyConnections);
+                    if !std::mem::replace(&mut full, true) {
+                        let limit = ctx.limits.connections;
+                        tracing::warn!(listener = &*name, limit, "limits.connections is reached");
+                    }
                 }
             }
             Err(error) => {

@@ -236,7 +236,7 @@ async fn hello(
         }
         let mut fresh = &input[seen..];
         while !fresh.is_empty() {
-            if acceptor.read_tls(&mut fresh).is_err() {
+            if !matches!(acceptor.read_tls(&mut fresh), Ok(1..)) {
                 return Ok(None); // the connection proper says what is wrong, with its alert
             }
         }
@@ -547,7 +547,11 @@ fn process(
             }
             Ok(ConnectionState::PeerClosed) => processed = Processed::Closed,
             Ok(ConnectionState::ReadEarlyData(mut early)) => while early.next_record().is_some() {}, // never offered
-            Ok(_) => break failed.map_or(Ok(processed), Err),
+            // What led here is done with too: a resumed TLS 1.2 handshake ends in this state.
+            Ok(_) => {
+                consumed += discard;
+                break failed.map_or(Ok(processed), Err);
+            }
             // The first error queues an alert, which the next turn brings.
             Err(error) if failed.is_none() => failed = Some(error),
             Err(error) => break Err(failed.unwrap_or(error)),

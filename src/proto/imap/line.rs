@@ -235,7 +235,8 @@ mod tests {
 
     #[test]
     fn every_cut_gives_the_same() {
-        let table: &[(&[u8], &[Result<Scan, Error>])] = &[
+        type Row = (&'static [u8], &'static [Result<Scan, Error>]);
+        let table: &[Row] = &[
             (b"a NOOP\r\nb NOOP\n", &[Ok(Scan::Whole(8)), Ok(Scan::Whole(7))]),
             (b"a LOGIN {4}\r\ntest {6+}\r\nsecret\r\n", &[Ok(Scan::Continue), Ok(Scan::Whole(32))]),
             (b"a LOGIN {0}\r\n {2+}\r\n\r\n\r\n", &[Ok(Scan::Continue), Ok(Scan::Whole(24))]),

@@ -1,0 +1,333 @@
+//! What a certificate says, in words for people and checks.
+//!
+//! In: DER, and the time. Out: [`Facts`], and the [`Complaint`]s that a client would have about a chain.
+//! Standard: RFC 5280. A client's rules are those of the common libraries and of Apple's and Mozilla's clients.
+//!
+//! Invariant: no text from a certificate carries a control character on.
+//! Not here: trust. Whether a client knows the root is the client's to say.
+
+use std::fmt;
+use std::net::IpAddr;
+
+use rustls::SupportedCipherSuite;
+use rustls::crypto::aws_lc_rs;
+use x509_parser::extensions::GeneralName;
+use x509_parser::prelude::*;
+use x509_parser::public_key::PublicKey;
+
+/// The shortest RSA key that clients, and our own signing code, still take.
+pub const MIN_RSA_BITS: usize = 2048;
+
+const DAY: i64 = 86_400;
+
+/// What people and checks want to know of one certificate.
+#[derive(Clone, Debug)]
+pub struct Facts {
+    pub subject: String,
+    pub issuer: String,
+    /// The last CN of the subject, which clients have ignored for years.
+    pub common_name: Option<String>,
+    /// DNS names and IP addresses of the subjectAltName, in order.
+    pub names: Vec<Name>,
+    /// Unix seconds.
+    pub not_before: i64,
+    /// Unix seconds; the last second in which it is valid.
+    pub not_after: i64,
+    /// `ECDSA P-256`, `RSA 2048 bits`.
+    pub key: String,
+    /// `Some` for RSA.
+    pub rsa_bits: Option<usize>,
+    pub signature: String,
+    pub weak_signature: bool,
+    pub is_ca: bool,
+    /// It has an extended key usage, and that leaves servers out.
+    pub not_for_servers: bool,
+    /// SHA-256 of the DER, `AA:BB:…`.
+    pub fingerprint: String,
+    pub serial: String,
+    subject_der: Vec<u8>,
+    issuer_der: Vec<u8>,
+}
+
+/// What a certificate is good for.
+#[derive(Clone, Debug, Eq, Ord, PartialEq, PartialOrd)]
+pub enum Name {
+    Dns(String),
+    Ip(IpAddr),
+}
+
+impl fmt::Display for Name {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Name::Dns(name) => f.write_str(name),
+            Name::Ip(address) => address.fmt(f),
+        }
+    }
+}
+
+impl Facts {
+    pub(super) fn of(der: &[u8]) -> Result<Self, String> {
+        let (rest, parsed) =
+            X509Certificate::from_der(der).map_err(|error| format!("not X.509 ({error})"))?;
+        if !rest.is_empty() {
+            return Err("bytes follow it".to_owned());
+        }
+        let mut names = Vec::new();
+        if let Ok(Some(san)) = parsed.subject_alternative_name() {
+            for name in &san.value.general_names {
+                match name {
+                    GeneralName::DNSName(name) => names.push(Name::Dns(printable(name))),
+                    GeneralName::IPAddress(bytes) => names.extend(ip(bytes).map(Name::Ip)),
+                    _ => {}
+                }
+            }
+        }
+        let (key, rsa_bits) = key_in_words(parsed.public_key());
+        let (signature, weak_signature) =
+            signature_in_words(&parsed.signature_algorithm.algorithm.to_id_string());
+        let usage = parsed.extended_key_usage().ok().flatten();
+        Ok(Self {
+            subject: printable(&parsed.subject().to_string()),
+            issuer: printable(&parsed.issuer().to_string()),
+            common_name: parsed
+                .subject()
+                .iter_common_name()
+                .last()
+                .and_then(|cn| cn.as_str().ok())
+                .map(printable),
+            names,
+            not_before: parsed.validity().not_before.timestamp(),
+            not_after: parsed.validity().not_after.timestamp(),
+            key,
+            rsa_bits,
+            signature,
+            weak_signature,
+            is_ca: parsed.is_ca(),
+            not_for_servers: usage
+                .is_some_and(|usage| !usage.value.server_auth && !usage.value.any),
+            fingerprint: fingerprint(der),
+            serial: parsed.raw_serial_as_string(),
+            subject_der: parsed.subject().as_raw().to_vec(),
+            issuer_der: parsed.issuer().as_raw().to_vec(),
+        })
+    }
+
+    /// Issuer and subject are one: a root, or a certificate that vouches for itself.
+    pub fn is_self_issued(&self) -> bool {
+        self.subject_der == self.issuer_der
+    }
+
+    /// By name, which is how clients put a chain together.
+    pub fn is_issued_by(&self, other: &Facts) -> bool {
+        self.issuer_der == other.subject_der
+    }
+
+    /// The first DNS name, what a log line or a metric calls the certificate.
+    pub fn first_dns(&self) -> Option<&str> {
+        self.names.iter().find_map(|name| match name {
+            Name::Dns(name) => Some(name.as_str()),
+            Name::Ip(_) => None,
+        })
+    }
+
+    pub(super) fn weak_rsa(&self) -> Option<usize> {
+        self.rsa_bits.filter(|&bits| bits < MIN_RSA_BITS)
+    }
+}
+
+/// How bad a [`Complaint`] is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Grade {
+    /// No client connects, or none that looks.
+    Refused,
+    /// Some clients complain, or it will hurt later.
+    Doubtful,
+}
+
+/// Something that a client would hold against a chain.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Complaint {
+    pub grade: Grade,
+    pub text: String,
+}
+
+/// What clients would say of a chain, leaf first, at `now` (unix seconds).
+pub fn complaints(chain: &[Facts], now: i64) -> Vec<Complaint> {
+    let mut found = Vec::new();
+    let mut say = |grade, text: String| found.push(Complaint { grade, text });
+    let Some(leaf) = chain.first() else { return found };
+    for (index, facts) in chain.iter().enumerate() {
+        let who = match index {
+            0 => "the certificate".to_owned(),
+            n => format!("certificate {} of the chain ({})", n + 1, facts.subject),
+        };
+        if let Some(text) = dates(facts, now) {
+            say(Grade::Refused, format!("{who} {text}"));
+        } else if index == 0 && facts.not_after - now < 14 * DAY {
+            let days = (facts.not_after - now) / DAY;
+            say(Grade::Doubtful, format!("{who} expires in {days} days; renew it"));
+        }
+        if let Some(bits) = facts.weak_rsa() {
+            let text = format!(
+                "{who} has a weak key: RSA with {bits} bits; at least {MIN_RSA_BITS} are needed"
+            );
+            say(Grade::Refused, text);
+        }
+        // The signature of a root is not looked at: it is trusted because it is known.
+        if facts.weak_signature && !facts.is_self_issued() {
+            let text =
+                format!("{who} has a weak signature ({}); have it issued anew", facts.signature);
+            say(Grade::Refused, text);
+        }
+    }
+    if leaf.names.is_empty() {
+        let text = match &leaf.common_name {
+            Some(name) => format!(
+                "the certificate names its server ({name}) only as CN, which clients ignore; have it issued with a subjectAltName"
+            ),
+            None => "the certificate names no server (no subjectAltName); no client will accept it for any name".to_owned(),
+        };
+        say(Grade::Doubtful, text);
+    }
+    if leaf.not_for_servers {
+        let text = "the certificate is not meant for servers (extendedKeyUsage without serverAuth); have it issued for a TLS server";
+        say(Grade::Refused, text.to_owned());
+    }
+    if leaf.is_ca {
+        let text = "the certificate is a CA's, which strict clients refuse for a server; put the server's own certificate first";
+        say(Grade::Doubtful, text.to_owned());
+    }
+    for (index, step) in chain.windows(2).enumerate() {
+        if !step[0].is_issued_by(&step[1]) {
+            let text = format!(
+                "the chain is out of order or holds a stranger: certificate {} was issued by {}, but certificate {} is {}",
+                index + 1,
+                step[0].issuer,
+                index + 2,
+                step[1].subject
+            );
+            say(Grade::Doubtful, text);
+        }
+    }
+    if chain.len() == 1 && !leaf.is_self_issued() {
+        let text = format!(
+            "the issuer ({}) is not in the file: unless it is a root that clients know, the intermediate certificate is missing; use the full chain (often fullchain.pem)",
+            leaf.issuer
+        );
+        say(Grade::Doubtful, text);
+    }
+    if chain.len() == 1 && leaf.is_self_issued() {
+        let text = "the certificate vouches for itself: people have to trust exactly it";
+        say(Grade::Doubtful, text.to_owned());
+    }
+    found
+}
+
+/// Why a certificate is not valid at `now`: `expired on 2026-01-31 (12 days ago)…`.
+pub fn dates(facts: &Facts, now: i64) -> Option<String> {
+    if now > facts.not_after {
+        let days = (now - facts.not_after) / DAY;
+        return Some(format!("expired on {} ({days} days ago); renew it", date(facts.not_after)));
+    }
+    if now < facts.not_before {
+        return Some(format!(
+            "is not valid before {}; wait, or set the clock of this machine (it says {})",
+            date(facts.not_before),
+            date(now)
+        ));
+    }
+    None
+}
+
+/// `2026-11-24 03:58:12 UTC`.
+pub fn date(unix: i64) -> String {
+    let Ok(at) = ASN1Time::from_timestamp(unix) else { return format!("unix time {unix}") };
+    let at = at.to_datetime();
+    let (year, month, day) = (at.year(), u8::from(at.month()), at.day());
+    format!(
+        "{year:04}-{month:02}-{day:02} {:02}:{:02}:{:02} UTC",
+        at.hour(),
+        at.minute(),
+        at.second()
+    )
+}
+
+/// SHA-256 in the form that browsers, openssl and mail clients show.
+pub fn fingerprint(der: &[u8]) -> String {
+    let digest = sha256(der);
+    let pairs: Vec<String> = digest.iter().map(|byte| format!("{byte:02X}")).collect();
+    pairs.join(":")
+}
+
+/// By way of a cipher suite: the one door that rustls leaves to its provider's hashes.
+fn sha256(bytes: &[u8]) -> Vec<u8> {
+    let SupportedCipherSuite::Tls13(suite) = aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256
+    else {
+        unreachable!("a TLS 1.3 suite by its name")
+    };
+    suite.common.hash_provider.hash(bytes).as_ref().to_vec()
+}
+
+fn ip(bytes: &[u8]) -> Option<IpAddr> {
+    if let Ok(four) = <[u8; 4]>::try_from(bytes) {
+        return Some(IpAddr::from(four));
+    }
+    <[u8; 16]>::try_from(bytes).ok().map(IpAddr::from)
+}
+
+/// Names of a certificate are whatever its maker wrote: nothing of them may steer a terminal.
+fn printable(text: &str) -> String {
+    text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(1024).collect()
+}
+
+fn key_in_words(spki: &SubjectPublicKeyInfo<'_>) -> (String, Option<usize>) {
+    let curve = || spki.algorithm.parameters.as_ref().and_then(|any| any.as_oid().ok());
+    match spki.parsed() {
+        Ok(PublicKey::RSA(rsa)) => {
+            // The length of the number itself: a DER integer may begin with a zero byte.
+            let number: &[u8] = rsa.modulus;
+            let start = number.iter().position(|&byte| byte != 0).unwrap_or(number.len());
+            let number = &number[start..];
+            let top = number.first().map_or(0, |byte| byte.leading_zeros() as usize);
+            let bits = number.len() * 8 - top;
+            (format!("RSA {bits} bits"), Some(bits))
+        }
+        Ok(PublicKey::EC(_)) => {
+            let curve = curve().map(|oid| oid.to_id_string()).unwrap_or_default();
+            let name = match curve.as_str() {
+                "1.2.840.10045.3.1.7" => "P-256",
+                "1.3.132.0.34" => "P-384",
+                "1.3.132.0.35" => "P-521",
+                "1.3.132.0.10" => "secp256k1",
+                other => return (format!("ECDSA on curve {other}"), None),
+            };
+            (format!("ECDSA {name}"), None)
+        }
+        _ => match spki.algorithm.algorithm.to_id_string().as_str() {
+            "1.3.101.112" => ("Ed25519".to_owned(), None),
+            "1.3.101.113" => ("Ed448".to_owned(), None),
+            other => (format!("of algorithm {other}"), None),
+        },
+    }
+}
+
+/// The name of a signature algorithm, and whether it is broken.
+fn signature_in_words(oid: &str) -> (String, bool) {
+    let (name, weak) = match oid {
+        "1.2.840.113549.1.1.2" => ("RSA with MD2", true),
+        "1.2.840.113549.1.1.4" => ("RSA with MD5", true),
+        "1.2.840.113549.1.1.5" | "1.3.14.3.2.29" => ("RSA with SHA-1", true),
+        "1.2.840.10045.4.1" => ("ECDSA with SHA-1", true),
+        "1.2.840.10040.4.3" => ("DSA with SHA-1", true),
+        "1.2.840.113549.1.1.10" => ("RSA-PSS", false),
+        "1.2.840.113549.1.1.11" => ("RSA with SHA-256", false),
+        "1.2.840.113549.1.1.12" => ("RSA with SHA-384", false),
+        "1.2.840.113549.1.1.13" => ("RSA with SHA-512", false),
+        "1.2.840.10045.4.3.2" => ("ECDSA with SHA-256", false),
+        "1.2.840.10045.4.3.3" => ("ECDSA with SHA-384", false),
+        "1.2.840.10045.4.3.4" => ("ECDSA with SHA-512", false),
+        "1.3.101.112" => ("Ed25519", false),
+        other => (other, false),
+    };
+    (name.to_owned(), weak)
+}
