@@ -384,7 +384,7 @@ fn backend_that_goes_away_is_seen_and_seen_again() {
     assert!(proxy.sum(failures, &[&format!("backend=\"{}\"", backend.address)]) >= 1.0);
     gone.clear();
     assert!(client.result("LOGIN alice secret").starts_with("OK"));
-    assert_eq!(proxy.metric(&up), 1.0);
+    support::wait_until("the backend is up again", || proxy.metric(&up) == 1.0);
     drop(client);
     proxy.stop();
 }

@@ -1,6 +1,6 @@
 //! IMAP4rev1 (RFC 3501) and IMAP4rev2 (RFC 9051), as far as a proxy has to understand them.
 //!
-//! Before login the proxy leads the dialogue: [`line`] frames what the client says, [`command`] reads it,
+//! Before login the proxy leads the dialogue: [`mod@line`] frames what the client says, [`command`] reads it,
 //! [`dialogue`] answers it, and a whole LOGIN or AUTHENTICATE goes to the backend by [`login`]. After login
 //! bytes pass as they are and [`follow`] looks on. [`capability`] is used wherever a list of them stands.
 
