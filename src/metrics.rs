@@ -7,7 +7,7 @@
 use std::sync::Arc;
 
 use prometheus::{
-    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, opts,
 };
 use strum::VariantArray as _;
@@ -61,7 +61,8 @@ pub struct Metrics {
     pub handshakes: IntCounterVec,
     handshake_failures: Vec<IntCounter>,
     pub handshake_duration: Histogram,
-    pub certificate_not_after: GaugeVec,
+    certificate_not_after: GaugeVec,
+    reloads: IntCounterVec,
     pub client_to_backend: IntCounter,
     pub backend_to_client: IntCounter,
     logins: IntCounterVec,
@@ -191,6 +192,15 @@ impl Metrics {
             &["certificate", "state"],
         )?;
         r.register(Box::new(certificate_not_after.clone()))?;
+        let reloads = counters(
+            r,
+            "reloads_total",
+            "Changes taken or refused while running",
+            &["what", "result"],
+        )?;
+        for result in ["ok", "failed"] {
+            reloads.with_label_values(&["certificate", result]);
+        }
         let build =
             GaugeVec::new(named("build_info", "Always 1"), &["version", "rustls", "provider"])?;
         build
@@ -251,6 +261,7 @@ impl Metrics {
                 SECONDS_OF_TLS,
             )?,
             certificate_not_after,
+            reloads,
             client_to_backend: bytes.with_label_values(&["client_to_backend"]),
             backend_to_client: bytes.with_label_values(&["backend_to_client"]),
             logins,
@@ -281,10 +292,14 @@ impl Metrics {
     }
 
     /// The expiry of the certificate that new handshakes get.
-    pub fn certificate(&self, name: &str, not_after: i64) -> Gauge {
-        let gauge = self.certificate_not_after.with_label_values(&[name, "served"]);
-        gauge.set(not_after as f64);
-        gauge
+    pub fn certificate(&self, name: &str, not_after: i64) {
+        self.certificate_not_after.reset(); // one that is no longer served must not seem to expire
+        self.certificate_not_after.with_label_values(&[name, "served"]).set(not_after as f64);
+    }
+
+    /// A certificate that changed while the proxy ran was taken, or refused.
+    pub fn certificate_reloaded(&self, taken: bool) {
+        self.reloads.with_label_values(&["certificate", if taken { "ok" } else { "failed" }]).inc();
     }
 }
 

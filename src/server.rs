@@ -16,7 +16,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{Readiness, probes};
-use crate::backend::{Backends, dial, learn};
+use crate::backend::{Backends, learn};
 use crate::config::settings::Settings;
 use crate::conn::{self, Context, accept, socket};
 use crate::metrics::Metrics;
@@ -35,8 +35,6 @@ pub enum Error {
     Tls(#[from] tls::Error),
     #[error("can't listen on {address} ({key}): {}", socket::why(source))]
     Listen { address: SocketAddr, key: &'static str, source: io::Error },
-    #[error("can't look names up: {0}")]
-    Resolver(#[from] dial::Error),
     #[error("can't set up metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("can't wait for signals: {0}")]
@@ -64,7 +62,7 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
     let metrics = Metrics::new(&names, &servers, &conn::tls::combinations(&loaded.config))?;
     let readiness = Arc::new(Readiness::new(servers));
     announce(&loaded, &readiness, &metrics);
-    let backends = Backends::new(&settings, &metrics, Arc::clone(&readiness))?;
+    let backends = Backends::new(&settings, &metrics, Arc::clone(&readiness));
     let ctx = Arc::new(Context::new(
         loaded.config,
         backends,
@@ -215,12 +213,14 @@ async fn renew(ctx: Arc<Context>, mut source: tls::Source, readiness: Arc<Readin
             None => {}
             Some(Ok(loaded)) => {
                 last_error.clear();
+                ctx.metrics.certificate_reloaded(true);
                 announce(&loaded, &readiness, &ctx.metrics);
                 ctx.tls.store(loaded.config);
             }
             Some(Err(error)) => {
                 let error = error.to_string();
                 if error != last_error {
+                    ctx.metrics.certificate_reloaded(false);
                     tracing::error!(error, "the new certificate can't be used, the old one stays");
                     last_error = error;
                 }

@@ -1,12 +1,13 @@
 //! The HTTP listener that Prometheus and orchestrators ask: `/metrics`, `/healthz`, `/readyz`.
 //!
 //! In: a bound listener. Out: answers to GET and HEAD (HTTP/1.1, RFC 9112), nothing else.
-//! Limits: 16 connections at once (more wait in the backlog), 10 s for a request's head (which is also how
+//! Limits: 16 connections at once (one more ends the oldest, so that idle ones keep nobody out), 10 s for a request's head (which is also how
 //! long a connection may stay idle), 16 KiB of it, 30 s for a connection in all, and then 10 s to finish an
-//! answer. So whoever is slow, on purpose or not, holds a place for 40 s at most.
+//! answer.
 //! Invariant: nothing that a request holds is echoed, and nothing about users or clients is shown.
 //! Not here: what is counted (`metrics`), and who sets [`Readiness`].
 
+use std::collections::VecDeque;
 use std::convert::Infallible;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
@@ -20,7 +21,7 @@ use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Encoder, Registry, TextEncoder};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::sync::Semaphore;
+use tokio::task::AbortHandle;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -65,25 +66,27 @@ async fn serve_within(
     readiness: Arc<Readiness>,
     stop: CancellationToken,
 ) {
-    let places = Arc::new(Semaphore::new(limits.connections));
+    let mut places: VecDeque<AbortHandle> = VecDeque::new();
     let tasks = TaskTracker::new();
     loop {
-        let next = async {
-            let place = Arc::clone(&places).acquire_owned().await.expect("never closed");
-            (listener.accept().await, place)
-        };
-        let (accepted, place) = tokio::select! {
+        let accepted = tokio::select! {
             () = stop.cancelled() => break,
-            next = next => next,
+            accepted = listener.accept() => accepted,
         };
         match accepted {
             Ok((socket, _)) => {
                 let (registry, readiness) = (registry.clone(), Arc::clone(&readiness));
                 let stop = stop.clone();
-                tasks.spawn(async move {
+                places.retain(|place| !place.is_finished());
+                if places.len() >= limits.connections
+                    && let Some(oldest) = places.pop_front()
+                {
+                    oldest.abort();
+                }
+                let answers = tasks.spawn(async move {
                     answer_all(socket, limits, &registry, &readiness, &stop).await;
-                    drop(place);
                 });
+                places.push_back(answers.abort_handle());
             }
             // Out of descriptors, or a client that is gone already. Trying at once would only burn a core.
             Err(error) => {
@@ -342,15 +345,11 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn more_connections_than_places_wait_for_one() {
+    async fn one_connection_too_many_ends_the_oldest() {
         let running = Running::start(Limits { connections: 2, ..LIMITS }).await;
-        let (first, _second) = (running.connect().await, running.connect().await);
-        let mut third = running.connect().await;
-        third.write_all(get("/healthz").as_bytes()).await.unwrap();
-        let early = timeout(Duration::from_millis(100), third.readable()).await;
-        assert!(early.is_err(), "both places are taken");
-        drop(first);
-        assert!(rest(&mut third).await.ends_with("ok\n"));
+        let (mut oldest, _second) = (running.connect().await, running.connect().await);
+        assert!(running.ask(&get("/healthz")).await.ends_with("ok\n"), "idle ones keep nobody out");
+        assert_eq!(rest(&mut oldest).await, "");
         running.end().await;
     }
 

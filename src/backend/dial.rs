@@ -8,14 +8,15 @@
 use std::collections::VecDeque;
 use std::io;
 use std::net::{IpAddr, SocketAddr};
-use std::time::Duration;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, SystemTime};
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::LookupIpStrategy;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use crate::config::settings::HostPort;
 use crate::conn::socket;
@@ -23,6 +24,9 @@ use crate::proto::imap::response::{self, Kind, Response};
 
 /// RFC 8305 §5: "Connection Attempt Delay".
 const ATTEMPT_DELAY: Duration = Duration::from_millis(250);
+/// RFC 8305 §3: "Resolution Delay".
+const RESOLUTION_DELAY: Duration = Duration::from_millis(50);
+const RESOLV_CONF: &str = "/etc/resolv.conf";
 /// Longest greeting line; Dovecot's lines end at 8 KiB.
 const MAX_GREETING: usize = 8 * 1024;
 /// A changed address is seen this soon, whatever the record's TTL: container networks announce minutes and
@@ -64,8 +68,6 @@ pub enum Failure {
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
-    #[error("no resolver: {0}")]
-    Resolver(String),
     #[error("{host} does not resolve: {why}")]
     Resolve { host: String, why: String },
     #[error("can't connect to {address}: {}", socket::why(source))]
@@ -87,7 +89,7 @@ pub enum Error {
 impl Error {
     pub fn failure(&self) -> Failure {
         match self {
-            Self::Resolver(_) | Self::Resolve { .. } => Failure::Resolve,
+            Self::Resolve { .. } => Failure::Resolve,
             Self::Connect { source, .. } => match source.raw_os_error() {
                 _ if source.kind() == io::ErrorKind::ConnectionRefused => Failure::Refused,
                 _ if source.kind() == io::ErrorKind::TimedOut => Failure::Timeout,
@@ -104,30 +106,154 @@ impl Error {
     }
 }
 
-/// Looks names up without a thread that waits: `/etc/hosts`, then the servers of `/etc/resolv.conf`.
-pub struct Resolver(TokioResolver);
+/// Looks names up without a thread that waits: `/etc/hosts`, then the servers of `/etc/resolv.conf`. Read when a name is first
+/// looked up, and again when that file has changed.
+#[derive(Default)]
+pub struct Resolver(Mutex<Option<(Option<SystemTime>, Arc<Families>)>>);
+
+/// One resolver for each kind of address, since neither answer waits for the other (RFC 8305 §3).
+struct Families {
+    six: TokioResolver,
+    four: TokioResolver,
+}
 
 impl Resolver {
-    pub fn new() -> Result<Self, Error> {
-        let failed = |error: hickory_resolver::net::NetError| Error::Resolver(error.to_string());
-        let mut builder = TokioResolver::builder_tokio().map_err(failed)?;
-        let options = builder.options_mut();
-        options.ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        options.positive_max_ttl = Some(MAX_TTL);
-        options.negative_max_ttl = Some(Duration::from_secs(1));
-        Ok(Self(builder.build().map_err(failed)?))
+    fn families(&self) -> Result<Arc<Families>, String> {
+        let changed = std::fs::metadata(RESOLV_CONF).and_then(|file| file.modified()).ok();
+        let mut kept = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((seen, families)) = &*kept
+            && *seen == changed
+        {
+            return Ok(Arc::clone(families));
+        }
+        let build = |strategy| {
+            let mut builder = TokioResolver::builder_tokio()?;
+            let options = builder.options_mut();
+            options.ip_strategy = strategy;
+            options.positive_max_ttl = Some(MAX_TTL);
+            options.negative_max_ttl = Some(Duration::from_secs(1));
+            builder.build()
+        };
+        let families = || {
+            Ok(Families {
+                six: build(LookupIpStrategy::Ipv6Only)?,
+                four: build(LookupIpStrategy::Ipv4Only)?,
+            })
+        };
+        let families: Result<_, hickory_resolver::net::NetError> = families();
+        let families = Arc::new(families.map_err(|error| format!("{RESOLV_CONF}: {error}"))?);
+        *kept = Some((changed, Arc::clone(&families)));
+        Ok(families)
+    }
+}
+
+/// Resolves, connects, reads the greeting; the next address is tried if one does not get that far.
+pub async fn dial(
+    resolver: &Resolver,
+    address: &HostPort,
+    timeouts: &Timeouts,
+) -> Result<Link, Error> {
+    let mut attempts = Attempts::start(resolver, address, timeouts).await?;
+    loop {
+        let stream = attempts.next().await?;
+        socket::prepare(&stream);
+        attempts.last = match timeout(timeouts.greeting, greeting(stream)).await {
+            Ok(Ok(link)) => return Ok(link),
+            Ok(Err(error)) => error,
+            Err(_) => return Err(Error::GreetingTimeout(timeouts.greeting)),
+        };
+    }
+}
+
+/// The addresses of one server and the connections under way to them.
+struct Attempts {
+    port: u16,
+    lookups: JoinSet<Result<Vec<IpAddr>, String>>,
+    addresses: VecDeque<IpAddr>,
+    connections: JoinSet<Result<TcpStream, Error>>,
+    deadline: Instant,
+    limit: Duration,
+    last: Error,
+}
+
+impl Attempts {
+    /// Waits for the first addresses, and for those of the other family a moment longer.
+    async fn start(
+        resolver: &Resolver,
+        address: &HostPort,
+        timeouts: &Timeouts,
+    ) -> Result<Self, Error> {
+        let unresolved = |why: String| Error::Resolve { host: address.host.clone(), why };
+        let mut attempts = Self {
+            port: address.port,
+            lookups: JoinSet::new(),
+            addresses: VecDeque::new(),
+            connections: JoinSet::new(),
+            deadline: Instant::now() + timeouts.connect,
+            limit: timeouts.connect,
+            last: unresolved("it has no address".to_owned()),
+        };
+        if let Ok(ip) = address.host.parse() {
+            attempts.addresses.push_back(ip);
+            return Ok(attempts);
+        }
+        let families = resolver.families().map_err(unresolved)?;
+        for six in [true, false] {
+            let (families, host) = (Arc::clone(&families), address.host.clone());
+            attempts.lookups.spawn(async move {
+                let resolver = if six { &families.six } else { &families.four };
+                match resolver.lookup_ip(host).await {
+                    Ok(found) => Ok(found.iter().collect()),
+                    Err(error) => Err(error.to_string()),
+                }
+            });
+        }
+        while attempts.addresses.is_empty() {
+            match timeout_at(attempts.deadline, attempts.lookups.join_next()).await {
+                Ok(Some(Ok(Ok(found)))) => attempts.addresses.extend(found),
+                Ok(Some(Ok(Err(why)))) => attempts.last = unresolved(why),
+                Ok(Some(Err(_))) => {}
+                Ok(None) => return Err(attempts.last),
+                Err(_) => {
+                    return Err(unresolved(format!("no answer within {:?}", timeouts.connect)));
+                }
+            }
+        }
+        if let Ok(Some(Ok(Ok(more)))) =
+            timeout(RESOLUTION_DELAY, attempts.lookups.join_next()).await
+        {
+            attempts.addresses.extend(more);
+        }
+        attempts.addresses = interleave(attempts.addresses.into_iter()).collect();
+        Ok(attempts)
     }
 
-    async fn addresses(&self, address: &HostPort) -> Result<VecDeque<SocketAddr>, Error> {
-        if let Ok(ip) = address.host.parse::<IpAddr>() {
-            return Ok([SocketAddr::new(ip, address.port)].into());
+    /// The next connection that is made.
+    async fn next(&mut self) -> Result<TcpStream, Error> {
+        loop {
+            if let Some(ip) = self.addresses.pop_front() {
+                let address = SocketAddr::new(ip, self.port);
+                self.connections.spawn(async move {
+                    TcpStream::connect(address)
+                        .await
+                        .map_err(|source| Error::Connect { address, source })
+                });
+            } else if self.connections.is_empty() && self.lookups.is_empty() {
+                return Err(std::mem::replace(&mut self.last, Error::Closed));
+            }
+            tokio::select! {
+                Some(done) = self.connections.join_next() => match done {
+                    Ok(Ok(stream)) => return Ok(stream),
+                    Ok(Err(error)) => self.last = error,
+                    Err(_) => {}
+                },
+                Some(found) = self.lookups.join_next() => {
+                    self.addresses.extend(found.ok().and_then(Result::ok).unwrap_or_default());
+                }
+                () = sleep(ATTEMPT_DELAY), if !self.addresses.is_empty() => {}
+                () = sleep_until(self.deadline) => return Err(Error::Timeout(self.limit)),
+            }
         }
-        let found = self.0.lookup_ip(address.host.as_str()).await;
-        let found = found.map_err(|error| Error::Resolve {
-            host: address.host.clone(),
-            why: error.to_string(),
-        })?;
-        Ok(interleave(found.iter()).map(|ip| SocketAddr::new(ip, address.port)).collect())
     }
 }
 
@@ -140,45 +266,6 @@ fn interleave(addresses: impl Iterator<Item = IpAddr>) -> impl Iterator<Item = I
         let (first, second) = if take_six { (&mut six, &mut four) } else { (&mut four, &mut six) };
         first.pop_front().or_else(|| second.pop_front())
     })
-}
-
-/// Resolves, connects, reads the greeting.
-pub async fn dial(
-    resolver: &Resolver,
-    address: &HostPort,
-    timeouts: &Timeouts,
-) -> Result<Link, Error> {
-    let connected = timeout(timeouts.connect, async {
-        let addresses = resolver.addresses(address).await?;
-        connect_any(addresses, &address.host).await
-    });
-    let stream = connected.await.map_err(|_| Error::Timeout(timeouts.connect))??;
-    socket::prepare(&stream);
-    let greeted = timeout(timeouts.greeting, greeting(stream));
-    greeted.await.map_err(|_| Error::GreetingTimeout(timeouts.greeting))?
-}
-
-async fn connect_any(mut addresses: VecDeque<SocketAddr>, host: &str) -> Result<TcpStream, Error> {
-    let mut attempts = JoinSet::new();
-    let mut last = Error::Resolve { host: host.to_owned(), why: "it has no address".to_owned() };
-    loop {
-        if let Some(address) = addresses.pop_front() {
-            attempts.spawn(async move {
-                TcpStream::connect(address)
-                    .await
-                    .map_err(|source| Error::Connect { address, source })
-            });
-        }
-        tokio::select! {
-            done = attempts.join_next() => match done {
-                Some(Ok(Ok(stream))) => return Ok(stream),
-                Some(Ok(Err(error))) => last = error,
-                Some(Err(_)) => {}
-                None => return Err(last),
-            },
-            () = sleep(ATTEMPT_DELAY), if !addresses.is_empty() => {}
-        }
-    }
 }
 
 async fn greeting(mut stream: TcpStream) -> Result<Link, Error> {

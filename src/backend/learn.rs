@@ -59,7 +59,7 @@ pub async fn keep(backends: &Backends, server: &Server) {
                 backends.set_up(server, false);
                 let error = error.to_string();
                 if error != last_error {
-                    tracing::warn!(backend = %server.name, error, "backend is down");
+                    tracing::warn!(backend = &*server.name, error, "backend is down");
                     last_error = error;
                 }
                 sleep(wait).await;
@@ -74,17 +74,17 @@ fn announce(server: &Server, known: &Known, last_error: &str) {
     let before = server.known.load();
     let capabilities = String::from_utf8_lossy(&known.capabilities);
     if before.as_ref().is_none_or(|before| before.capabilities != known.capabilities) {
-        tracing::info!(backend = %server.name, capabilities = &*capabilities, "backend is up");
+        tracing::info!(backend = &*server.name, capabilities = &*capabilities, "backend is up");
         if known.login_disabled {
             tracing::warn!(
-                backend = %server.name,
+                backend = &*server.name,
                 "backend advertises LOGINDISABLED: it refuses passwords on a connection that it takes for unencrypted. \
                  Tell it that this one is safe, e.g. Dovecot: login_trusted_networks = <address of the proxy>; \
                  Cyrus: allowplaintext: yes; hiding the word from clients does not make logins work"
             );
         }
     } else if !last_error.is_empty() {
-        tracing::info!(backend = %server.name, "backend is up again");
+        tracing::info!(backend = &*server.name, "backend is up again");
     }
 }
 

@@ -58,7 +58,7 @@ impl Backends {
         settings: &settings::Settings,
         metrics: &Metrics,
         readiness: Arc<Readiness>,
-    ) -> Result<Self, dial::Error> {
+    ) -> Self {
         let servers = settings.backend.servers.iter().enumerate();
         let servers = servers.map(|(index, server)| Server {
             index,
@@ -70,16 +70,16 @@ impl Backends {
             metrics: Arc::clone(metrics.backend(index)),
         });
         let edits = &settings.backend.capabilities;
-        Ok(Self {
+        Self {
             servers: servers.collect(),
             repair: Repair::new(&edits.hide, &edits.add),
             timeouts: dial::Timeouts {
                 connect: settings.backend.connect_timeout,
                 greeting: settings.timeouts.backend_greeting,
             },
-            resolver: dial::Resolver::new()?,
+            resolver: dial::Resolver::default(),
             readiness,
-        })
+        }
     }
 
     pub fn servers(&self) -> &[Server] {
@@ -93,8 +93,10 @@ impl Backends {
 
     /// Those that are up first, each group in the configuration's order.
     pub fn in_order(&self) -> impl Iterator<Item = &Server> {
-        let up = |wanted| self.servers.iter().filter(move |server| server.is_up() == wanted);
-        up(true).chain(up(false))
+        let mut servers: Vec<(bool, &Server)> =
+            self.servers.iter().map(|s| (!s.is_up(), s)).collect();
+        servers.sort_by_key(|(down, _)| *down);
+        servers.into_iter().map(|(_, server)| server)
     }
 
     /// Connects to one server and reads its greeting. One that can't be used is down until [`learn`] has seen it again.

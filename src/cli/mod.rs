@@ -147,17 +147,17 @@ impl Error {
 
 /// An error and its causes on one line, without a cause that its effect has already quoted.
 fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = error.to_string();
+    let mut text = without_numbers(error.to_string());
     let mut source = error.source();
     while let Some(cause) = source {
-        let cause_text = cause.to_string();
+        let cause_text = without_numbers(cause.to_string());
         if !text.contains(&cause_text) {
             text.push_str(": ");
             text.push_str(&cause_text);
         }
         source = cause.source();
     }
-    without_numbers(text)
+    text
 }
 
 /// A system's errors say the same by a number, ` (os error 111)`, which helps nobody.

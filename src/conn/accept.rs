@@ -5,7 +5,7 @@
 
 use std::net::SocketAddr;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
@@ -19,6 +19,8 @@ use super::{Context, serve, socket};
 const BACKLOG: i32 = 4096;
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 const MAX_WAIT: Duration = Duration::from_secs(1);
+/// How often a full house is logged.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// Opens a listener; `[::]` takes IPv4 as well.
 pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -43,7 +45,7 @@ pub async fn run(
 ) {
     let accepted = ctx.metrics.connections.with_label_values(&[&*name]);
     let mut wait = FIRST_WAIT;
-    let mut full = false;
+    let mut full: Option<Instant> = None;
     loop {
         let connection = tokio::select! {
             biased;
@@ -57,12 +59,12 @@ pub async fn run(
                 socket::prepare(&stream);
                 let client = unmapped(peer);
                 if ctx.admit() {
-                    full = false;
                     sessions.spawn(serve(stream, client, Arc::clone(&name), Arc::clone(&ctx)));
                 } else {
                     // Before TLS nothing could be said that a client would understand.
                     Session::refuse(&ctx, Reason::TooManyConnections);
-                    if !std::mem::replace(&mut full, true) {
+                    if full.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+                        full = Some(Instant::now());
                         let limit = ctx.limits.connections;
                         tracing::warn!(listener = &*name, limit, "limits.connections is reached");
                     }

@@ -121,9 +121,6 @@ async fn attempt<'a>(
             Step::Backend => {
                 if backend_read && !lost {
                     let read = timeout_at(deadline, link.stream.read_buf(&mut link.input)).await;
-                    if read.is_err() && Instant::now() >= dialogue.deadline {
-                        return Err(dialogue.too_slow(ctx).await);
-                    }
                     lost = !matches!(read, Ok(Ok(1..)));
                 }
                 if lost {
@@ -154,9 +151,15 @@ async fn dial<'a>(
         match timeout_at(dialogue.deadline, ctx.backends.dial(server)).await {
             Ok(Ok(link)) => return Ok(Some((server, link))),
             Ok(Err(error)) => {
-                tracing::warn!(backend = &*server.name, error = %error, "backend is down")
+                let error = error.to_string();
+                tracing::warn!(backend = &*server.name, error, "backend is down");
             }
-            Err(_) => return Err(dialogue.too_slow(ctx).await),
+            // The client is told that, and then that its time is over.
+            Err(_) => {
+                let error = "too slow for timeouts.login";
+                tracing::warn!(backend = &*server.name, error, "backend is down");
+                return Ok(None);
+            }
         }
     }
     Ok(None)

@@ -37,7 +37,7 @@ pub enum Reason {
     /// No backend was ever seen, so there is nothing to greet with.
     BackendUnavailable,
     IdleTimeout,
-    /// A peer took no bytes for `timeouts.write`.
+    /// The client took no bytes for `timeouts.write`.
     WriteTimeout,
     /// The client closed its side and the backend had not finished within `timeouts.half_closed`.
     HalfClosedTimeout,
@@ -47,6 +47,8 @@ pub enum Reason {
     BackendTruncated,
     /// The backend's connection broke.
     BackendLost,
+    /// The backend took no bytes for `timeouts.write`.
+    BackendStalled,
     Drain,
     TooManyConnections,
     /// A defect of ours.

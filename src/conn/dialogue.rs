@@ -9,7 +9,7 @@ use super::Context;
 use super::backend::LoggedIn;
 use super::close::Reason;
 use super::relay::Pair;
-use super::tls::{Client, Received};
+use super::tls::{self, Client, Received};
 use crate::proto::imap::dialogue::{self as proto, End, Login, Next};
 use crate::proto::imap::id;
 use crate::proto::imap::secret::Input;
@@ -99,7 +99,11 @@ impl Dialogue {
         if bytes.is_empty() && self.client.waiting() == 0 {
             return Ok(());
         }
-        Ok(self.client.send(bytes, ctx.timeouts.write.min(self.left())).await?)
+        let limit = ctx.timeouts.write.min(self.left());
+        self.client.send(bytes, limit).await.map_err(|error| match error {
+            tls::Error::WriteTimeout if self.left().is_zero() => Reason::LoginTimeout,
+            error => error.into(),
+        })
     }
 
     /// Time until the login must be done.
@@ -121,8 +125,9 @@ impl Dialogue {
     }
 
     /// Hands over to the relay what both sides have already sent.
-    pub fn into_pair(self, logged_in: LoggedIn) -> Pair {
+    pub fn into_pair(mut self, logged_in: LoggedIn) -> Pair {
         let LoggedIn { link, metrics } = logged_in;
+        self.client.logged_in();
         Pair {
             client: self.client,
             backend: link.stream,

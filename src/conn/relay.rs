@@ -33,6 +33,7 @@ use crate::proto::imap::follow::{self, Direction, Follow};
 use crate::proto::imap::secret::Input;
 
 const IDLE_BYE: &[u8] = b"* BYE Idle for too long.\r\n";
+const STALLED_BYE: &[u8] = b"* BYE [UNAVAILABLE] The mail server does not respond.\r\n";
 const DRAIN_BYE: &[u8] = b"* BYE [UNAVAILABLE] The server is restarting.\r\n";
 /// Bytes that may wait for a client that goes on sending commands.
 const MAX_ANSWERS: usize = 2 * CHUNK;
@@ -298,7 +299,10 @@ impl Relay {
                 session.backend_to_client += count(&ctx.metrics.backend_to_client, n);
                 Poll::Ready(self.pass_to_client(&mut plain, ctx, now))
             }
-            Poll::Ready(Err(_)) => Poll::Ready(Err(End::truncated(Reason::BackendLost))),
+            Poll::Ready(Err(_)) => {
+                let _ = self.client.queue(&plain); // what was held, as it is
+                Poll::Ready(Err(End::truncated(Reason::BackendLost)))
+            }
             // What was held is held again.
             Poll::Pending if !plain.is_empty() => match self.pass_to_client(&mut plain, ctx, now) {
                 Ok(()) => Poll::Pending,
@@ -339,7 +343,14 @@ impl Relay {
         let held = plain.len();
         let read = self.client.poll_receive(&mut plain, cx);
         session.client_to_backend += count(&ctx.metrics.client_to_backend, plain.len() - held);
-        let passed = if plain.is_empty() { Ok(()) } else { self.pass_to_backend(&mut plain, now) };
+        let passed = match &read {
+            _ if plain.is_empty() => Ok(()),
+            // The beginning of a command that never came: as it is.
+            Poll::Ready(Ok(Received::End)) if plain.len() == held => {
+                self.to_backend.send(&self.backend, &plain).map_err(lost)
+            }
+            _ => self.pass_to_backend(&mut plain, now),
+        };
         PLAIN.set(plain);
         passed?;
         match read {
@@ -394,15 +405,17 @@ impl Relay {
             let _ = self.client.queue(held); // the beginning of a response that never came
             return End::truncated(Reason::BackendTruncated);
         }
-        if self.follow.logout_seen() {
-            Reason::Logout.into()
+        let torn = self.follow.is_following() && !self.follow.ended_orderly();
+        let reason = if self.follow.logout_seen() && self.follow.bye_seen() {
+            Reason::Logout
         } else if self.client_ended {
-            Reason::ClientClosed.into()
-        } else if !self.follow.is_following() || self.follow.ended_orderly() {
-            Reason::BackendClosed.into()
+            Reason::ClientClosed
+        } else if torn {
+            Reason::BackendTruncated
         } else {
-            End::truncated(Reason::BackendTruncated)
-        }
+            Reason::BackendClosed
+        };
+        if torn { End::truncated(reason) } else { reason.into() }
     }
 
     /// The earliest moment at which something is due.
@@ -422,12 +435,16 @@ impl Relay {
             true => End { reason, farewell: Farewell::Say(last) },
             false => End::truncated(reason),
         };
-        let stalled = [self.client_stalled, self.backend_stalled].into_iter().flatten();
-        if stalled.min().is_some_and(|since| now >= since + ctx.timeouts.write) {
+        let stalled =
+            |since: Option<Instant>| since.is_some_and(|at| now >= at + ctx.timeouts.write);
+        if stalled(self.client_stalled) {
             return Some(tls::Error::WriteTimeout.into());
         }
+        if stalled(self.backend_stalled) {
+            return Some(told(Reason::BackendStalled, STALLED_BYE));
+        }
         if self.half_closed.is_some_and(|end| now >= end) {
-            return Some(Reason::HalfClosedTimeout.into());
+            return Some(told(Reason::HalfClosedTimeout, b""));
         }
         if self.draining.is_some_and(|end| now >= end) {
             return Some(told(Reason::Drain, DRAIN_BYE));

@@ -24,6 +24,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::io::poll_read_buf;
+use zeroize::Zeroize as _;
 
 use super::close::Reason;
 use super::socket::Unsent;
@@ -129,6 +130,8 @@ pub struct Client {
     partial: Vec<u8>,
     unsent: Unsent,
     ended: bool,
+    /// What comes may be a password: the thread's buffer, in which it is decrypted, is overwritten after use.
+    private: bool,
 }
 
 thread_local! {
@@ -154,7 +157,11 @@ pub async fn accept(
     match timeout(limit, handshake(&mut socket, config, &mut silent)).await {
         Ok(Ok(shaken)) => {
             let Shaken { tls, partial, unsent, ended, handshake, said } = shaken;
-            Ok(Accepted { client: Client { socket, tls, partial, unsent, ended }, handshake, said })
+            Ok(Accepted {
+                client: Client { socket, tls, partial, unsent, ended, private: true },
+                handshake,
+                said,
+            })
         }
         Ok(Err(failed)) => {
             linger(&mut socket).await;
@@ -210,9 +217,11 @@ async fn handshake(
     };
     let mut unsent = Unsent::default();
     unsent.keep(out.bytes());
-    input.shrink_to_fit();
+    // What was decrypted in here may be a login that came together with the handshake's end.
+    let partial = input.clone();
+    input.zeroize();
     let handshake = Handshake::of(&tls, sni);
-    Ok(Shaken { tls, partial: input, unsent, ended, handshake, said })
+    Ok(Shaken { tls, partial, unsent, ended, handshake, said })
 }
 
 /// Reads until the ClientHello is whole, answers what is no TLS, and returns the SNI.
@@ -361,6 +370,9 @@ impl Client {
         input.extend_from_slice(&self.partial);
         input.reserve(CHUNK);
         let result = self.receive_into(&mut input, plain, cx);
+        if self.private {
+            input.zeroize();
+        }
         FROM_SOCKET.set(input);
         result
     }
@@ -395,6 +407,11 @@ impl Client {
             }
             Processed::Open => Ok(Received::Bytes),
         })
+    }
+
+    /// Somebody is logged in: what comes from now on is mail.
+    pub fn logged_in(&mut self) {
+        self.private = false;
     }
 
     pub async fn receive(&mut self, plain: &mut Vec<u8>) -> Result<Received, Error> {

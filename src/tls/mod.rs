@@ -247,7 +247,7 @@ fn is_there(path: &Path) -> bool {
 
 fn instead(files: &CertificateFiles) -> String {
     format!(
-        "neither {} nor {} exists, so a SELF-MADE CERTIFICATE is served and mail clients will warn; put a certificate and its key there and restart",
+        "neither {} nor {} exists, so a SELF-MADE CERTIFICATE is served and mail clients will warn; put a certificate and its key there, they are served within a minute",
         files.cert.display(),
         files.key.display()
     )

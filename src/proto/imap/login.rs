@@ -400,11 +400,9 @@ impl Refusal {
     fn of(code: &[u8]) -> Self {
         match code.to_ascii_uppercase().as_slice() {
             b"UNAVAILABLE" | b"INUSE" | b"LIMIT" | b"SERVERBUG" => Self::Outage,
-            b"ALERT"
-            | b"EXPIRED"
-            | b"CONTACTADMIN"
-            | b"PRIVACYREQUIRED"
-            | b"AUTHORIZATIONFAILED" => Self::Passes,
+            b"EXPIRED" | b"CONTACTADMIN" | b"PRIVACYREQUIRED" | b"AUTHORIZATIONFAILED" => {
+                Self::Passes
+            }
             _ => Self::Hidden,
         }
     }

@@ -51,7 +51,11 @@ impl Mechanism {
         let user = match (self, round) {
             (Self::Login, 0) => message,
             // authorization identity NUL authentication identity NUL password (RFC 4616)
-            (Self::Plain, 0) => message.split(|&byte| byte == 0).nth(1)?,
+            (Self::Plain, 0) => {
+                let mut parts = message.split(|&byte| byte == 0);
+                let (_authorize, user, _password) = (parts.next()?, parts.next()?, parts.next()?);
+                user // with a part missing, what stands here would be the password
+            }
             (Self::CramMd5, 0) => &message[..message.iter().rposition(|&byte| byte == b' ')?],
             // gs2-header, then n=user,r=nonce (RFC 5802 §7)
             (Self::ScramSha1 | Self::ScramSha256, 0) => {
@@ -137,6 +141,11 @@ mod tests {
         );
         assert_eq!(user("GSSAPI", b"whatever"), None);
         assert_eq!(user("PLAIN", b"no nul"), None);
+        assert_eq!(
+            user("PLAIN", b"bob\0password"),
+            None,
+            "the password would be taken for the user"
+        );
         assert_eq!(Mechanism::of("X-UNKNOWN"), Mechanism::Other);
     }
 }
