@@ -30,6 +30,7 @@ const REASONS: [&str; 23] = [
     "backend_closed",
     "backend_truncated",
     "backend_lost",
+    "backend_stalled",
     "drain",
     "too_many_connections",
     "internal",

@@ -386,7 +386,7 @@ fn backend_that_does_not_read_holds_up_the_client_and_is_left_at_the_deadline() 
     }
     let grown = proxy.rss().saturating_sub(before);
     assert!(grown < 1 << 20, "{grown} bytes more");
-    proxy.wait_for_ends("write_timeout", 1);
+    proxy.wait_for_ends("backend_stalled", 1);
     released.set();
     drop(client);
     proxy.stop();

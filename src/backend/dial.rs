@@ -13,6 +13,7 @@ use std::time::{Duration, SystemTime};
 
 use hickory_resolver::TokioResolver;
 use hickory_resolver::config::LookupIpStrategy;
+use hickory_resolver::proto::rr::Name;
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::task::JoinSet;
@@ -199,10 +200,11 @@ impl Attempts {
         }
         let families = resolver.families().map_err(unresolved)?;
         for six in [true, false] {
-            let (families, host) = (Arc::clone(&families), address.host.clone());
+            let (families, name) =
+                (Arc::clone(&families), name_of(&address.host).map_err(unresolved)?);
             attempts.lookups.spawn(async move {
                 let resolver = if six { &families.six } else { &families.four };
-                match resolver.lookup_ip(host).await {
+                match resolver.lookup_ip(name).await {
                     Ok(found) => Ok(found.iter().collect()),
                     Err(error) => Err(error.to_string()),
                 }
@@ -257,6 +259,13 @@ impl Attempts {
     }
 }
 
+/// Container engines give out names with underscores, which are no host names (RFC 1123 §2.1) and yet work: so an
+/// ASCII name is taken as it is, and only another one goes through IDNA.
+fn name_of(host: &str) -> Result<Name, String> {
+    let name = if host.is_ascii() { Name::from_ascii(host) } else { Name::from_utf8(host) };
+    name.map_err(|error| error.to_string())
+}
+
 /// IPv6 and IPv4 in turn (RFC 8305 §4).
 fn interleave(addresses: impl Iterator<Item = IpAddr>) -> impl Iterator<Item = IpAddr> {
     let (mut six, mut four): (VecDeque<_>, VecDeque<_>) = addresses.partition(IpAddr::is_ipv6);
@@ -301,6 +310,15 @@ fn shown(text: &[u8]) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn names_of_containers_are_names() {
+        assert!(name_of("mail_server-legacy").is_ok());
+        assert!(
+            name_of("bücher.example").is_ok_and(|name| name.to_ascii() == "xn--bcher-kva.example")
+        );
+        assert!(name_of("a b").is_err());
+    }
 
     #[test]
     fn addresses_are_tried_in_turn_by_family() {
