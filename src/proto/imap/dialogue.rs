@@ -96,7 +96,7 @@ impl Dialogue {
                     let tag = Command::parse(&input.bytes()[..skip]).map_or(&b"*"[..], |c| c.tag);
                     answer(out, tag, "NO [TOOBIG] Literal too long.");
                     input.consume(skip);
-                    match self.count_bad(out) {
+                    match self.count(skip, out).or_else(|| self.count_bad(out)) {
                         Some(end) => return Next::Close(end),
                         None => continue,
                     }
@@ -140,21 +140,15 @@ impl Dialogue {
     }
 
     fn answer(&mut self, bytes: &[u8], capabilities: &[u8], out: &mut Vec<u8>) -> Answered {
-        let command = match Command::parse(bytes) {
-            Ok(command) => command,
-            Err(_) => {
-                answer(out, b"*", "BAD A command begins with a tag of letters and digits.");
-                return Answered::Bad;
-            }
+        let command = Command::parse(bytes);
+        let authenticate = matches!(command, Ok(Command { verb: Verb::Authenticate, .. }));
+        if let Some(end) = self.count(if authenticate { 0 } else { bytes.len() }, out) {
+            return Answered::Close(end);
+        }
+        let Ok(command) = command else {
+            answer(out, b"*", "BAD A command begins with a tag of letters and digits.");
+            return Answered::Bad;
         };
-        self.commands += 1;
-        if command.verb != Verb::Authenticate {
-            self.bytes += bytes.len();
-        }
-        if self.commands > MAX_COMMANDS || self.bytes > MAX_BYTES {
-            out.extend_from_slice(b"* BYE Too many commands before login.\r\n");
-            return Answered::Close(End::TooManyCommands);
-        }
         match self.execute(&command, capabilities, out) {
             Ok(answered) => answered,
             Err(error) => {
@@ -218,6 +212,17 @@ impl Dialogue {
             Verb::StartTls | Verb::Other => return Err(command::Error::Arguments),
         }
         Ok(Answered::Fine)
+    }
+
+    /// Counts one command of `bytes`, good or bad.
+    fn count(&mut self, bytes: usize, out: &mut Vec<u8>) -> Option<End> {
+        self.commands += 1;
+        self.bytes += bytes;
+        if self.commands <= MAX_COMMANDS && self.bytes <= MAX_BYTES {
+            return None;
+        }
+        out.extend_from_slice(b"* BYE Too many commands before login.\r\n");
+        Some(End::TooManyCommands)
     }
 
     fn count_bad(&mut self, out: &mut Vec<u8>) -> Option<End> {
