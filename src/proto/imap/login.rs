@@ -430,6 +430,9 @@ fn without_referral(text: &[u8]) -> &[u8] {
 }
 
 #[cfg(test)]
+mod meaning_tests;
+
+#[cfg(test)]
 mod tests {
     use super::*;
     use crate::proto::imap::dialogue::{Dialogue, Next};
