@@ -25,7 +25,8 @@ pub enum Verb {
 pub struct Command<'a> {
     pub tag: &'a [u8],
     pub verb: Verb,
-    /// What follows the verb's space, without the last line end; `None` without that space.
+    /// What follows the verb's space, without the last LF; `None` without that space. A CR at the end may be
+    /// a literal's last byte, before a bare LF: only who reads the strings can tell.
     pub arguments: Option<&'a [u8]>,
 }
 
@@ -47,13 +48,14 @@ pub const MAX_TAG: usize = 64;
 impl<'a> Command<'a> {
     /// `bytes`: one command as framed, its last line end included.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
-        let line = bytes.strip_suffix(b"\n").unwrap_or(bytes);
-        let line = line.strip_suffix(b"\r").unwrap_or(line);
+        let with_cr = bytes.strip_suffix(b"\n").unwrap_or(bytes);
+        let line = with_cr.strip_suffix(b"\r").unwrap_or(with_cr);
         let (tag, rest) = split_space(line);
         if !is_tag(tag) {
             return Err(Error::Tag);
         }
         let (name, arguments) = split_space(rest.unwrap_or_default());
+        let arguments = arguments.map(|_| &with_cr[tag.len() + 1 + name.len() + 1..]);
         Ok(Self { tag, verb: Verb::of(name), arguments })
     }
 
@@ -74,7 +76,8 @@ impl<'a> Command<'a> {
 
     /// AUTHENTICATE's mechanism, in upper case, and the initial response as written (RFC 4959).
     pub fn authenticate(&self) -> Result<(String, Option<&'a [u8]>), Error> {
-        let (name, initial) = split_space(self.arguments.ok_or(Error::Arguments)?);
+        let arguments = self.arguments.ok_or(Error::Arguments)?;
+        let (name, initial) = split_space(arguments.strip_suffix(b"\r").unwrap_or(arguments));
         let legal = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
         if name.is_empty() || name.len() > 20 || !name.iter().all(legal) {
             return Err(Error::Arguments); // RFC 4422 §3.1: 1 to 20 of these
@@ -121,8 +124,9 @@ impl Reader<'_> {
         Ok(())
     }
 
+    /// Nothing follows but the CR of the line's end.
     pub(super) fn end(&self) -> Result<(), Error> {
-        if self.0.is_empty() { Ok(()) } else { Err(Error::Arguments) }
+        if matches!(self.0, b"" | b"\r") { Ok(()) } else { Err(Error::Arguments) }
     }
 
     pub(super) fn peek(&self) -> Option<u8> {
@@ -168,7 +172,8 @@ impl Reader<'_> {
 
     fn quoted(&mut self) -> Result<Vec<u8>, Error> {
         self.byte(b'"')?;
-        let mut text = Vec::new();
+        // Large enough from the start: a buffer that grows leaves copies of a password behind.
+        let mut text = Vec::with_capacity(self.0.len());
         let mut bytes = self.0.iter().enumerate();
         while let Some((at, &byte)) = bytes.next() {
             match byte {
@@ -194,6 +199,7 @@ impl Reader<'_> {
         let digits = digits.strip_suffix(b"+").unwrap_or(digits);
         let size: usize = std::str::from_utf8(digits)
             .ok()
+            .filter(|n| n.bytes().all(|digit| digit.is_ascii_digit())) // `parse` would take a plus
             .and_then(|n| n.parse().ok())
             .ok_or(Error::Arguments)?;
         let rest = &rest[1..];
@@ -224,6 +230,8 @@ mod tests {
         assert_eq!(login(b"a login {5}\r\nte\\st {4+}\r\ns \"x\r\n"), want);
         assert_eq!(login(b"a LOGIN u p]\n"), Ok((b"u".to_vec(), b"p]".to_vec())));
         assert_eq!(login(b"a LOGIN {2+}\r\n\r\n \"\"\r\n"), Ok((b"\r\n".to_vec(), Vec::new())));
+        assert_eq!(login(b"a LOGIN u {2+}\np\r\n"), Ok((b"u".to_vec(), b"p\r".to_vec())));
+        assert_eq!(login(b"a LOGIN u {2+}\np\r\r\n"), Ok((b"u".to_vec(), b"p\r".to_vec())));
     }
 
     #[test]
@@ -233,6 +241,9 @@ mod tests {
             b"a LOGIN  u p\r\n",
             b"a LOGIN u  p\r\n",
             b"a LOGIN u p \r\n",
+            b"a LOGIN u p\r\r\n",
+            b"a LOGIN u \"p\r\n",
+            b"a LOGIN u {+1}\r\nx\r\n",
             b"a LOGIN u\r\n",
             b"a LOGIN\r\n",
             b"a LOGIN \"u\" \"p\r\n",

@@ -13,10 +13,15 @@
 //! A line ends in CRLF; a bare LF is taken as well, for people who type into `openssl s_client`. What
 //! goes on to the backend is written anew, so the leniency stays here.
 //! Limits: a line over `limits.line` bytes (AUTHENTICATE: `limits.sasl` more) is an error, never a longer
-//! buffer; so is a literal over `limits.literal`, told by its announcement.
+//! buffer; so is a literal over `limits.literal`, or more than [`MAX_LITERALS`] bytes of them in one command,
+//! told by the announcement.
 //! Not here: what a command means ([`super::command`]), and what may happen when ([`super::dialogue`]).
 
 use memchr::memchr;
+
+/// Bytes of all literals of one command, unless two of the longest are more: room for the largest ID
+/// (RFC 2971 §3.3: 30 keys of 30 octets, 30 values of 1024), since a line can announce hundreds.
+pub const MAX_LITERALS: usize = 32 * 1024;
 
 /// Sizes before login, in bytes.
 #[derive(Clone, Copy, Debug)]
@@ -48,7 +53,7 @@ pub enum Error {
     TooLong { limit: usize },
     /// `waits`: it was a synchronising literal, the client sends nothing before our answer, and the
     /// command may simply be refused; it is `skip` bytes long.
-    #[error("literal longer than {limit} bytes")]
+    #[error("literals longer than {limit} bytes")]
     LiteralTooBig { limit: usize, waits: bool, skip: usize },
     #[error("a literal where none may stand")]
     Literal,
@@ -104,6 +109,10 @@ impl Scanner {
                 return Err(Error::LiteralTooBig { limit: limits.literal, waits, skip: next });
             }
             let size = literal.size as usize;
+            let limit = MAX_LITERALS.max(2 * limits.literal);
+            if self.literals + size > limit {
+                return Err(Error::LiteralTooBig { limit, waits, skip: next });
+            }
             self.literals += size;
             self.line_start = next + size;
             self.scanned = self.line_start;
@@ -192,8 +201,10 @@ fn limit_of(command: &[u8], limits: &Limits) -> usize {
     }
 }
 
+/// Looks at the command's first line only: behind it may stand the next command.
 fn is_verb(command: &[u8], verb: &[u8]) -> bool {
     let head = &command[..command.len().min(128)];
+    let head = &head[..memchr(b'\n', head).unwrap_or(head.len())];
     let mut words = head.splitn(3, |&byte| byte == b' ');
     let _tag = words.next();
     words.next().is_some_and(|word| word.eq_ignore_ascii_case(verb)) && words.next().is_some()

@@ -104,6 +104,7 @@ pub struct Exchange<'a> {
     unsaid: std::collections::VecDeque<Secret>,
     /// Untagged responses, which only a client that gets logged in sees.
     untagged: Vec<u8>,
+    scanner: response::Scanner,
     responses: usize,
     rounds: usize,
     user: Option<Vec<u8>>,
@@ -131,6 +132,7 @@ impl<'a> Exchange<'a> {
             state: State::Verdict,
             unsaid: std::collections::VecDeque::new(),
             untagged: Vec::new(),
+            scanner: response::Scanner::default(),
             responses: 0,
             rounds,
             user,
@@ -165,23 +167,26 @@ impl<'a> Exchange<'a> {
         to_backend: &mut Vec<u8>,
         to_client: &mut Vec<u8>,
     ) -> Step {
-        loop {
+        let mut taken = 0;
+        let step = loop {
             let room = (MAX_RESPONSES + self.limits.sasl).saturating_sub(self.responses);
-            let (step, taken) = match response::next(input, room) {
-                Ok(None) => return Step::Backend,
+            let step = match self.scanner.next(&input[taken..], room) {
+                Ok(None) => Some(Step::Backend),
                 Err(response::TooLong { .. }) => {
-                    return self.unavailable("it says too much before its result", to_client);
+                    Some(self.unavailable("it says too much before its result", to_client))
                 }
                 Ok(Some(response::Whole { response, line, length })) => {
-                    (self.on_response(response, line, to_backend, to_client), length)
+                    self.responses += length;
+                    taken += length;
+                    self.on_response(response, line, to_backend, to_client)
                 }
             };
-            self.responses += taken;
-            input.drain(..taken);
             if let Some(step) = step {
-                return step;
+                break step;
             }
-        }
+        };
+        input.drain(..taken);
+        step
     }
 
     /// Takes one line of the client's off the front of `input`, if it is whole.
@@ -210,6 +215,7 @@ impl<'a> Exchange<'a> {
             self.user =
                 self.user.take().or_else(|| self.mechanism.user(self.rounds, message.expose()));
             self.rounds += 1;
+            to_backend.reserve(line.len() + 2); // a buffer that grows leaves copies behind
             to_backend.extend_from_slice(line);
             to_backend.extend_from_slice(b"\r\n");
             self.state = State::Challenge;
@@ -334,7 +340,9 @@ impl<'a> Exchange<'a> {
         to_backend.extend_from_slice(self.tag);
         match &self.login.method {
             Method::Login { user, password } => {
-                let mut part = b" LOGIN ".to_vec();
+                // Large enough for both, every byte escaped: a buffer that grows leaves copies behind.
+                let mut part = Vec::with_capacity(64 + 2 * (user.len() + password.expose().len()));
+                part.extend_from_slice(b" LOGIN ");
                 self.argument(user, &mut part);
                 part.push(b' ');
                 self.argument(password.expose(), &mut part);
@@ -349,6 +357,7 @@ impl<'a> Exchange<'a> {
                 to_backend.extend_from_slice(mechanism.as_bytes());
                 match initial {
                     Some(text) if self.dialect.sasl_ir => {
+                        to_backend.reserve(text.expose().len() + 3);
                         to_backend.push(b' ');
                         to_backend.extend_from_slice(text.expose());
                     }
@@ -374,7 +383,9 @@ impl<'a> Exchange<'a> {
             part.extend_from_slice(format!("{{{}+}}\r\n", text.len()).as_bytes());
         } else {
             part.extend_from_slice(format!("{{{}}}\r\n", text.len()).as_bytes());
-            self.unsaid.push_back(Secret::new(std::mem::take(part)));
+            let room = part.capacity();
+            let said = std::mem::replace(part, Vec::with_capacity(room));
+            self.unsaid.push_back(Secret::new(said));
         }
         part.extend_from_slice(text);
     }
@@ -415,6 +426,9 @@ fn without_referral(text: &[u8]) -> &[u8] {
         _ => text,
     }
 }
+
+#[cfg(test)]
+mod meaning_tests;
 
 #[cfg(test)]
 mod tests {

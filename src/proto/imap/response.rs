@@ -47,32 +47,51 @@ pub struct Whole<'a> {
     pub length: usize,
 }
 
-/// The response at the front of `input`, if it is whole.
+/// The response at the front of `input`, if it is whole. Where the rest may come in small pieces, a
+/// [`Scanner`] that is kept costs less.
 pub fn next(input: &[u8], max: usize) -> Result<Option<Whole<'_>>, TooLong> {
-    let mut from = 0;
-    loop {
-        let Some(end) = memchr(b'\n', input.get(from..).unwrap_or_default()).map(|at| from + at)
-        else {
-            return if input.len() > max { Err(TooLong { max }) } else { Ok(None) };
-        };
-        if end >= max {
-            return Err(TooLong { max });
-        }
-        let whole = &input[..end];
-        let whole = whole.strip_suffix(b"\r").unwrap_or(whole);
-        let response = Response::of(whole);
-        // Text for people may end in anything; only data announces literals (RFC 9051 §9, `resp-text`).
-        let literal = match response {
-            Response::Untagged => literal_at_end(&whole[from.min(whole.len())..]),
-            _ => None,
-        };
-        let Some(size) = literal else {
-            return Ok(Some(Whole { response, line: whole, length: end + 1 }));
-        };
-        from =
-            usize::try_from(size).ok().and_then(|n| n.checked_add(end + 1)).unwrap_or(usize::MAX);
-        if from > max {
-            return Err(TooLong { max });
+    Scanner::default().next(input, max)
+}
+
+/// Remembers how far the input was looked at: what a server drips byte by byte is scanned once.
+#[derive(Clone, Debug, Default)]
+pub struct Scanner {
+    /// Between `line_start` and here is no line end.
+    scanned: usize,
+    /// Where the current line began: the response's start, or behind its last literal.
+    line_start: usize,
+}
+
+impl Scanner {
+    /// The response at the front of `input`, if it is whole. Until then only the end of `input` may grow.
+    pub fn next<'a>(&mut self, input: &'a [u8], max: usize) -> Result<Option<Whole<'a>>, TooLong> {
+        loop {
+            let unseen = input.get(self.scanned..).unwrap_or_default();
+            let Some(end) = memchr(b'\n', unseen).map(|at| self.scanned + at) else {
+                self.scanned = self.scanned.max(input.len());
+                return if input.len() > max { Err(TooLong { max }) } else { Ok(None) };
+            };
+            if end >= max {
+                return Err(TooLong { max });
+            }
+            let line = &input[..end];
+            let line = line.strip_suffix(b"\r").unwrap_or(line);
+            // Text for people may end in anything; only data announces literals (RFC 9051 §9, `resp-text`).
+            let first = self.line_start == 0;
+            let response = if first { Response::of(line) } else { Response::Untagged };
+            let literal = match response {
+                Response::Untagged => {
+                    literal_at_end(line.get(self.line_start..).unwrap_or_default())
+                }
+                _ => None,
+            };
+            let Some(size) = literal else {
+                *self = Self::default();
+                return Ok(Some(Whole { response, line, length: end + 1 }));
+            };
+            let next = usize::try_from(size).ok().and_then(|size| size.checked_add(end + 1));
+            let next = next.filter(|&next| next <= max).ok_or(TooLong { max })?;
+            (self.line_start, self.scanned) = (next, next);
         }
     }
 }
@@ -114,14 +133,14 @@ fn status(rest: &[u8]) -> Option<(Kind, &[u8])> {
         Some(at) => (&rest[..at], &rest[at + 1..]),
         None => (rest, &b""[..]),
     };
-    let kind = match word.to_ascii_uppercase().as_slice() {
-        b"OK" => Kind::Ok,
-        b"NO" => Kind::No,
-        b"BAD" => Kind::Bad,
-        b"BYE" => Kind::Bye,
-        b"PREAUTH" => Kind::PreAuth,
-        _ => return None,
-    };
+    const WORDS: [(&[u8], Kind); 5] = [
+        (b"OK", Kind::Ok),
+        (b"NO", Kind::No),
+        (b"BAD", Kind::Bad),
+        (b"BYE", Kind::Bye),
+        (b"PREAUTH", Kind::PreAuth),
+    ];
+    let (_, kind) = WORDS.into_iter().find(|(known, _)| word.eq_ignore_ascii_case(known))?;
     Some((kind, text))
 }
 
@@ -172,6 +191,43 @@ mod tests {
         assert_eq!(next(&[b'x'; 101], 100), Err(TooLong { max: 100 }));
         assert_eq!(next(b"* X {1000}\r\n", 100), Err(TooLong { max: 100 }));
         assert_eq!(next(b"* X {99999999999999999999}\r\n", 100), Err(TooLong { max: 100 }));
+    }
+
+    #[test]
+    fn what_is_dripped_is_read_as_if_it_came_whole() {
+        let input = b"* OK Waiting for authentication process to respond..\r\n* OK [CAPABILITY A] {4}\r\n\
+                      * LIST () \"/\" {3}\r\na\nb {0}\r\n {2}\n\r\n x\r\n* X {1}\r\na\n+\n* BYE\r\n220 x\r\n\r\nP1 OK {5}\r\n";
+        let mut whole = Vec::new();
+        let mut rest = &input[..];
+        while let Ok(Some(Whole { line, length, .. })) = next(rest, 100) {
+            whole.push(line.to_vec());
+            rest = &rest[length..];
+        }
+        assert_eq!((whole.len(), rest), (9, &b""[..]));
+        let (mut scanner, mut seen, mut dripped) = (Scanner::default(), Vec::new(), Vec::new());
+        for &byte in input {
+            seen.push(byte);
+            if let Ok(Some(Whole { response, line, length })) = scanner.next(&seen, 100) {
+                assert_eq!(response, Response::of(line), "a first line tells what the whole is");
+                dripped.push(line.to_vec());
+                seen.drain(..length);
+            }
+        }
+        assert_eq!(dripped, whole);
+    }
+
+    #[test]
+    fn thousands_of_literals_cost_no_more_than_their_bytes() {
+        // Looked at from the start for every byte this would take minutes.
+        let input = [b"* X", &b"{0}\r\n".repeat(13_000)[..]].concat();
+        let mut scanner = Scanner::default();
+        for end in 0..input.len() {
+            assert_eq!(scanner.next(&input[..end], 65_536), Ok(None));
+        }
+        assert_eq!(
+            scanner.next(&[&input[..], b"x\r\n"].concat(), 1_000),
+            Err(TooLong { max: 1_000 })
+        );
     }
 
     #[test]

@@ -5,6 +5,7 @@
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
+use zeroize::Zeroizing;
 
 use super::secret::Secret;
 
@@ -85,7 +86,11 @@ fn unescape_saslname(name: &[u8]) -> Vec<u8> {
 
 /// What a line of base64 means (RFC 4648 §4), if it is one: padded, nothing behind the padding.
 pub fn decode(line: &[u8]) -> Option<Secret> {
-    STANDARD.decode(line).ok().map(Secret::new)
+    // `decode` would leave the part that it could read behind, where a later byte is wrong.
+    let mut bytes = Zeroizing::new(vec![0; base64::decoded_len_estimate(line.len())]);
+    let length = STANDARD.decode_slice(line, &mut bytes).ok()?;
+    bytes.truncate(length);
+    Some(Secret::new(std::mem::take(&mut *bytes)))
 }
 
 /// An initial response as it stands on the command's line: `=` is the empty one (RFC 4959 §3).

@@ -45,9 +45,14 @@ impl Input {
         &mut self.0
     }
 
-    /// Takes `n` bytes off the front.
+    /// Takes `n` bytes off the front. When nothing is left, no buffer is kept either: the client may be
+    /// silent from now on.
     pub fn consume(&mut self, n: usize) {
         let rest = self.0.len() - n;
+        if rest == 0 {
+            *self = Self::default();
+            return;
+        }
         self.0.copy_within(n.., 0);
         self.0[rest..].zeroize();
         self.0.truncate(rest);

@@ -1,0 +1,396 @@
+use super::*;
+
+fn dialogue() -> Dialogue {
+    Dialogue::new(Limits { line: 8192, literal: 4096, sasl: 65536 })
+}
+
+/// Feeds `input` in pieces of `step` bytes until a login or the end.
+fn talk(dialogue: &mut Dialogue, input: &[u8], step: usize) -> (String, Next, Vec<u8>) {
+    let (mut seen, mut out) = (Input::default(), Vec::new());
+    let mut next = Next::More;
+    let mut chunks = input.chunks(step);
+    for chunk in chunks.by_ref() {
+        seen.buffer().extend_from_slice(chunk);
+        next = dialogue.advance(&mut seen, b"IMAP4rev1 AUTH=PLAIN", &mut out);
+        if !matches!(next, Next::More) {
+            break;
+        }
+    }
+    let mut rest = seen.bytes().to_vec();
+    rest.extend(chunks.flatten());
+    (String::from_utf8(out).expect("answers are ASCII"), next, rest)
+}
+
+#[test]
+fn commands_before_login_are_answered_however_they_are_cut() {
+    let input = b"a CAPABILITY\r\nb NOOP\r\nc ID (\"name\" \"x\")\r\nd STARTTLS\r\ne LOGOUT\r\n";
+    let want = "* CAPABILITY IMAP4rev1 AUTH=PLAIN\r\na OK CAPABILITY completed.\r\nb OK NOOP completed.\r\n\
+                * ID (\"name\" \"imaps-proxy\")\r\nc OK ID completed.\r\nd BAD TLS is already on.\r\n\
+                * BYE Logging out.\r\ne OK LOGOUT completed.\r\n";
+    for step in 1..=input.len() {
+        let (out, next, _) = talk(&mut dialogue(), input, step);
+        assert_eq!(out, want, "in steps of {step}");
+        assert!(matches!(next, Next::Close(End::Logout)));
+    }
+}
+
+#[test]
+fn a_login_is_handed_on_with_what_follows_left_in_the_input() {
+    let input = b"a LOGIN {4}\r\ntest {6+}\r\ns\r\n\"\\x\r\nb SELECT INBOX\r\n";
+    for step in 1..=input.len() {
+        let (out, next, rest) = talk(&mut dialogue(), input, step);
+        assert_eq!(out, "+ OK\r\n");
+        let Next::LogIn(Login { tag, method: Method::Login { user, password } }) = next else {
+            panic!("no login in steps of {step}")
+        };
+        assert_eq!(
+            (&tag[..], &user[..], password.expose()),
+            (&b"a"[..], &b"test"[..], &b"s\r\n\"\\x"[..])
+        );
+        assert_eq!(rest, b"b SELECT INBOX\r\n");
+    }
+}
+
+#[test]
+fn three_bad_commands_in_a_row_end_the_session_and_a_good_one_starts_the_count_anew() {
+    let bad = "BAD Unknown command before login.\r\n";
+    let (out, next, _) =
+        talk(&mut dialogue(), b"a X\r\nb X\r\nc NOOP\r\nd X\r\ne X\r\nf X\r\ng NOOP\r\n", 99);
+    let want = format!(
+        "a {bad}b {bad}c OK NOOP completed.\r\nd {bad}e {bad}f {bad}* BYE Too many bad commands.\r\n"
+    );
+    assert_eq!(out, want);
+    assert!(matches!(next, Next::Close(End::TooManyBadCommands)));
+    let mut aborts = dialogue();
+    let mut out = Vec::new();
+    assert_eq!(aborts.on_outcome(true, &mut out), None);
+    assert_eq!(aborts.on_outcome(true, &mut out), None);
+    assert_eq!(aborts.on_outcome(true, &mut out), Some(End::TooManyBadCommands));
+}
+
+#[test]
+fn http_is_told_nothing_of_itself() {
+    let (out, next, _) = talk(&mut dialogue(), b"GET / HTTP/1.1\r\nHost: x\r\nX: y\r\n\r\n", 99);
+    assert!(!out.contains("HTTP") && !out.contains("Host"), "{out}");
+    assert!(matches!(next, Next::Close(End::TooManyBadCommands)));
+}
+
+#[test]
+fn a_client_that_only_asks_is_told_bye_in_the_end() {
+    let (out, next, _) = talk(&mut dialogue(), "a NOOP\r\n".repeat(30).as_bytes(), 999);
+    assert!(out.ends_with("* BYE Too many commands before login.\r\n"));
+    assert_eq!(out.matches("a OK").count(), 20);
+    assert!(matches!(next, Next::Close(End::TooManyCommands)));
+}
+
+#[test]
+fn a_synchronising_literal_that_is_too_long_costs_the_command_only() {
+    let (out, next, _) = talk(&mut dialogue(), b"a LOGIN {99999999999}\r\nb NOOP\r\n", 99);
+    assert_eq!(out, "a NO [TOOBIG] Literal too long.\r\nb OK NOOP completed.\r\n");
+    assert!(matches!(next, Next::More));
+}
+
+#[test]
+fn what_is_not_base64_stays_here() {
+    let input = b"a AUTHENTICATE PLAIN !!\r\nb AUTHENTICATE PLAIN AA=BBB\r\nc NOOP\r\n";
+    let (out, next, _) = talk(&mut dialogue(), input, 99);
+    assert_eq!(out.matches("BAD AUTHENTICATE takes").count(), 2);
+    assert!(out.ends_with("c OK NOOP completed.\r\n"));
+    assert!(matches!(next, Next::More));
+}
+
+/// What became of one input: logins are refused by the backend until the input is used up.
+#[derive(Clone, Debug, PartialEq)]
+struct Told {
+    answers: String,
+    /// Each login as the backend would get it.
+    logins: Vec<String>,
+    end: Option<End>,
+}
+
+fn tell(input: &[u8], pieces: &mut dyn Iterator<Item = &[u8]>) -> Told {
+    let (mut dialogue, mut seen, mut out) = (dialogue(), Input::default(), Vec::new());
+    let (mut logins, mut end) = (Vec::new(), None);
+    'said: for piece in pieces {
+        seen.buffer().extend_from_slice(piece);
+        loop {
+            let most = 8192 + 65536 + line::MAX_LITERALS + piece.len();
+            assert!(seen.bytes().len() <= most, "{}", input.escape_ascii());
+            match dialogue.advance(&mut seen, b"IMAP4rev1", &mut out) {
+                Next::More => break,
+                Next::LogIn(Login { tag, method: Method::Login { user, password } }) => {
+                    let words = [&tag, &user, password.expose()]
+                        .map(|word| word.escape_ascii().to_string());
+                    logins.push(words.join(" "));
+                }
+                Next::LogIn(Login { tag, method: Method::Authenticate { mechanism, initial } }) => {
+                    let initial = initial
+                        .map_or(String::new(), |text| text.expose().escape_ascii().to_string());
+                    logins.push(format!("{} {mechanism} {initial}", tag.escape_ascii()));
+                }
+                Next::Close(why) => {
+                    end = Some(why);
+                    break 'said;
+                }
+            }
+            end = dialogue.on_outcome(false, &mut out);
+        }
+    }
+    Told { answers: String::from_utf8(out).expect("answers are ASCII"), logins, end }
+}
+
+/// The same whole, byte by byte and cut at every offset (of a long input: at some).
+fn always(input: &[u8]) -> Told {
+    let whole = tell(input, &mut [input].into_iter());
+    let name = &input[..input.len().min(100)].escape_ascii().to_string();
+    assert_eq!(tell(input, &mut input.chunks(1)), whole, "{name} byte by byte");
+    for at in (0..input.len()).step_by(1 + input.len() / 100) {
+        let (first, second) = input.split_at(at);
+        assert_eq!(tell(input, &mut [first, second].into_iter()), whole, "{name} cut at {at}");
+    }
+    whole
+}
+
+/// `answers` by their first words, without CRLF; `logins` and `end` as they are.
+fn check(name: &str, input: &[u8], answers: &[&str], logins: &[&str], end: Option<End>) {
+    let told = always(input);
+    let lines: Vec<&str> = told.answers.split_terminator("\r\n").collect();
+    assert_eq!(lines.len(), answers.len(), "{name}: {lines:?}");
+    for (line, want) in lines.iter().zip(answers) {
+        assert!(line.starts_with(want), "{name}: {line:?} should begin with {want:?}");
+    }
+    assert_eq!(
+        (told.logins, told.end),
+        (logins.iter().map(ToString::to_string).collect(), end),
+        "{name}"
+    );
+}
+
+const VIOLATION: Option<End> = Some(End::ProtocolViolation);
+const TOO_LONG: Option<End> = Some(End::TooLong);
+const TOO_MANY_BAD: Option<End> = Some(End::TooManyBadCommands);
+const LITERAL: &str = "* BYE A literal may not stand there.";
+const TOO_BIG: &str = "* BYE [TOOBIG] Literal too long.";
+const TOO_MANY: &str = "* BYE Too many bad commands.";
+
+#[test]
+fn no_command_is_smuggled_where_two_readers_differ() {
+    // A literal where none may stand: some take it, some execute what it holds. Nobody gets to choose.
+    check("a literal as tag", b"{3+}\r\nabc NOOP\r\n", &[LITERAL], &[], VIOLATION);
+    check("a literal as verb", b"a {4+}\r\nNOOP\r\n", &[LITERAL], &[], VIOLATION);
+    check("in open quotes", b"a LOGIN \"x {5+}\r\nb NOOP\r\n", &[LITERAL], &[], VIOLATION);
+    check("stuck to an atom", b"a LOGIN test{6+}\r\nsecret\r\n", &[LITERAL], &[], VIOLATION);
+    check("stuck to quotes", b"a LOGIN \"u\"{6+}\r\nsecret\r\n", &[LITERAL], &[], VIOLATION);
+    check("to an unknown verb", b"a FOO {6}\r\nb NOOP\r\n", &[LITERAL], &[], VIOLATION);
+    check("of no known kind", b"a LOGIN {4-}\r\nuser p\r\n", &[LITERAL], &[], VIOLATION);
+    check("without space", b"a LOGIN{4+}\r\nuser p\r\n", &[LITERAL], &[], VIOLATION);
+    check("as two words", b"a  LOGIN {4+}\r\nuser p\r\n", &[LITERAL], &[], VIOLATION);
+    check("to AUTHENTICATE", b"a AUTHENTICATE PLAIN {16+}\r\n", &[LITERAL], &[], VIOLATION);
+    check("as mechanism", b"a AUTHENTICATE {5+}\r\nPLAIN\r\n", &[LITERAL], &[], VIOLATION);
+    // The verb stands on the next line: it is not this one's.
+    check("a parenthesis", b"({3+}\r\n LOGIN x\r\n", &[LITERAL], &[], VIOLATION);
+    check("a digit with plus", b"a LOGIN {+4}\r\nb NOOP\r\n", &["a BAD", "b OK"], &[], None);
+    // What follows a refused AUTHENTICATE is a command.
+    let refused = b"a AUTHENTICATE NOPE\r\nb LOGIN test secret\r\n";
+    check("an unknown mechanism", refused, &[], &["a NOPE ", "b test secret"], None);
+    let not_base64 = b"a AUTHENTICATE PLAIN !!\r\nb LOGIN test secret\r\n";
+    check("no base64", not_base64, &["a BAD"], &["b test secret"], None);
+    // A literal that was announced is one, whether or not the client waited.
+    check("not waited", b"a LOGIN {4}\r\nb NOOP\r\n", &["+ ", "a BAD"], &[], None);
+    check("whole", b"a LOGIN {4}\r\nb NO p\r\nc NOOP\r\n", &["+ ", "c OK"], &["a b NO p"], None);
+    // Bare LF ends a line here and never goes on; bare CR ends none.
+    let bare_lf = b"a LOGIN {4+}\ntest {004+}\nabcd\nb NOOP\n";
+    check("bare LF", bare_lf, &["b OK"], &["a test abcd"], None);
+    check("bare CR", b"a NOOP\rb NOOP\r\nc NOOP\r\n", &["a BAD", "c OK"], &[], None);
+    check("bare CR in a word", b"a LOGIN u p\rb NOOP\r\n", &["a BAD"], &[], None);
+    check("bare CR in quotes", b"a LOGIN u \"p\rq\"\r\n", &["a BAD"], &[], None);
+    check("CR before a tag", b"\ra NOOP\r\nb NOOP\r\n", &["* BAD", "b OK"], &[], None);
+    check("two CR", b"a LOGIN u p\r\r\nb NOOP\r\r\n", &["a BAD", "b BAD"], &[], None);
+    check("CR ends a literal", b"a LOGIN u {2+}\np\r\n", &[], &["a u p\\r"], None);
+    let spaces: &[&str] = &["a BAD", "b BAD", "c BAD", TOO_MANY];
+    check(
+        "double space",
+        b"a  LOGIN  u  p\r\nb LOGIN u  p\r\nc LOGIN u p \r\n",
+        spaces,
+        &[],
+        TOO_MANY_BAD,
+    );
+    let lines = b"a LOGIN \"u\r\nb NOOP\r\n\" p\r\n";
+    check("CRLF in quotes", lines, &["a BAD", "b OK", "* BAD"], &[], None);
+}
+
+#[test]
+fn nul_is_refused_wherever_it_stands() {
+    for bad in [
+        &b"a NOOP\0"[..],
+        b"a \0",
+        b"a LOGIN u\0 p",
+        b"a LOGIN \"u\0\" p",
+        b"a LOGIN u {1+}\r\n\0",
+        b"a LOGIN u p\0",
+        b"a AUTHENTICATE PLAIN AAAA\0",
+        b"a AUTHENTICATE PLAIN\0",
+        b"a ID (\"k\" \"\0\")",
+        b"a ID ({1+}\r\n\0 NIL)",
+        b"a NOOP \0",
+    ] {
+        check("NUL", &[bad, b"\r\nb NOOP\r\n"].concat(), &["a BAD", "b OK"], &[], None);
+    }
+    check("NUL in a tag", b"a\0 NOOP\r\nb NOOP\r\n", &["* BAD", "b OK"], &[], None);
+    check("NUL alone", b"\0\r\nb NOOP\r\n", &["* BAD", "b OK"], &[], None);
+}
+
+#[test]
+fn nothing_that_a_client_announces_or_sends_is_held_beyond_the_limits() {
+    for size in [
+        "4097",
+        "999999999",
+        "99999999999",
+        "4294967297",
+        "18446744073709551615",
+        "18446744073709551617",
+    ] {
+        let waits = format!("a LOGIN {{{size}}}\r\nb NOOP\r\n");
+        check(size, waits.as_bytes(), &["a NO [TOOBIG]", "b OK"], &[], None);
+        let second = format!("a LOGIN {{1+}}\r\nu {{{size}}}\r\nb NOOP\r\n");
+        check(size, second.as_bytes(), &["a NO [TOOBIG]", "b OK"], &[], None);
+        let sent = format!("a LOGIN {{{size}+}}\r\nb NOOP\r\n");
+        check(size, sent.as_bytes(), &[TOO_BIG], &[], TOO_LONG);
+    }
+    check(
+        "the longest",
+        &[b"a LOGIN u {4096+}\r\n", &[b'x'; 4096][..], b"\r\nb NOOP\r\n"].concat(),
+        &["b OK"],
+        &[&format!("a u {}", "x".repeat(4096))],
+        None,
+    );
+    // Every literal is within its limit, and there are hundreds.
+    let one = [b" {4096+}\r\n", &[b'x'; 4096][..]].concat();
+    let many = [&b"a ID ("[..], &one.repeat(100), b"\r\n"].concat();
+    assert_eq!(
+        always(&many),
+        Told { answers: format!("{TOO_BIG}\r\n"), logins: Vec::new(), end: TOO_LONG }
+    );
+    let pair = [b"{30+}\r\n", &[b'k'; 30][..], b" {1024+}\r\n", &[b'v'; 1024][..]].concat();
+    let largest = [&b"a ID ("[..], &[&pair[..]; 30].join(&b' '), b")\r\n"].concat();
+    check("the largest ID", &largest, &["* ID", "a OK"], &[], None);
+    let long = "* BYE [TOOBIG] Line too long.";
+    check("64 KiB", &[&[b'x'; 65536][..], b"\r\nb NOOP\r\n"].concat(), &[long], &[], TOO_LONG);
+    check("200 kB", &[b'x'; 200_000], &[long], &[], TOO_LONG);
+    check("200 kB of words", &b"a LOGIN ".repeat(25_000), &[long], &[], TOO_LONG);
+    check(
+        "an initial response",
+        &[b"a AUTHENTICATE PLAIN ", &[b'A'; 80_000][..]].concat(),
+        &[long],
+        &[],
+        TOO_LONG,
+    );
+    let room = [b"a AUTHENTICATE PLAIN ", &[b'A'; 65540][..], b"\r\nb NOOP\r\n"].concat();
+    check("base64 over its limit", &room, &["a BAD", "b OK"], &[], None);
+    check(
+        "parentheses",
+        &[b"a ID ", &[b'('; 1000][..], b"\r\nb NOOP\r\n"].concat(),
+        &["a BAD", "b OK"],
+        &[],
+        None,
+    );
+    let pairs =
+        [&b"a ID ("[..], &[&b"\"k\" \"v\""[..]; 31].join(&b' '), b")\r\nb NOOP\r\n"].concat();
+    check("31 pairs", &pairs, &["a BAD", "b OK"], &[], None);
+}
+
+#[test]
+fn many_commands_end_the_session_whatever_they_are() {
+    check(
+        "bad ones",
+        &b"x X\r\n".repeat(10),
+        &["x BAD", "x BAD", "x BAD", TOO_MANY],
+        &[],
+        TOO_MANY_BAD,
+    );
+    check(
+        "empty lines",
+        &b"\r\n".repeat(10),
+        &["* BAD", "* BAD", "* BAD", TOO_MANY],
+        &[],
+        TOO_MANY_BAD,
+    );
+    let too_big: &[&str] = &["a NO [TOOBIG]", "a NO [TOOBIG]", "a NO [TOOBIG]", TOO_MANY];
+    check("announcements", &b"a LOGIN {9999}\r\n".repeat(10), too_big, &[], TOO_MANY_BAD);
+    // Two bad ones and a good one, over and over: all of them count.
+    for bad in ["%\r\n", "x X\r\n", "a LOGIN {9999}\r\n"] {
+        let told = always(format!("{bad}{bad}a NOOP\r\n").repeat(30).as_bytes());
+        assert_eq!(told.end, Some(End::TooManyCommands), "{bad}");
+        assert_eq!(told.answers.lines().count(), 21, "{bad}");
+    }
+    let told = always(
+        &[&[b'%'; 8000][..], b"\r\nx ", &[b'x'; 8000], b"\r\na NOOP\r\n"].concat().repeat(9),
+    );
+    assert_eq!(told.end, Some(End::TooManyCommands));
+    assert_eq!(told.answers.lines().count(), 13, "64 KiB are over");
+    let guesses = always(&b"a LOGIN u p\r\n".repeat(30));
+    assert_eq!((guesses.logins.len(), guesses.end), (20, Some(End::TooManyCommands)));
+    let mut aborts = dialogue();
+    for n in 1..=3 {
+        let (_, next, _) = talk(&mut aborts, b"a AUTHENTICATE PLAIN\r\n", 99);
+        assert!(matches!(next, Next::LogIn(_)));
+        assert_eq!(aborts.on_outcome(true, &mut Vec::new()).is_some(), n == 3);
+    }
+}
+
+#[test]
+fn an_initial_response_is_one_word_of_base64() {
+    check("empty", b"a AUTHENTICATE PLAIN =\r\n", &[], &["a PLAIN ="], None);
+    check("good", b"a AUTHENTICATE x_Y-1 AGIAcA==\n", &[], &["a X_Y-1 AGIAcA=="], None);
+    for bad in [
+        "=AAA",
+        "AAA=BBB",
+        "AA",
+        "AAA",
+        "!!!!",
+        "AAAA AAAA",
+        "AAAA ",
+        "",
+        "\"AAAA\"",
+        "AA\tAA",
+        "AA==AA==",
+        "AB==",
+        "*",
+    ] {
+        let input = format!("a AUTHENTICATE PLAIN {bad}\r\nb NOOP\r\n");
+        check(bad, input.as_bytes(), &["a BAD", "b OK"], &[], None);
+    }
+    for bad in ["", " ", " PL*IN", " \"PLAIN\"", " PLAIN.X", " ABCDEFGHIJKLMNOPQRSTU", "  PLAIN"] {
+        let input = format!("a AUTHENTICATE{bad}\r\nb NOOP\r\n");
+        check(bad, input.as_bytes(), &["a BAD", "b OK"], &[], None);
+    }
+}
+
+#[test]
+fn a_tag_that_can_not_be_echoed_is_not() {
+    for tag in [
+        "%s%n",
+        "+",
+        "*",
+        "a\"",
+        "a(b",
+        "a{3}",
+        "\x1b[31m",
+        "\u{fc}",
+        "a]",
+        "",
+        &"x".repeat(65),
+        &"x".repeat(200),
+    ] {
+        check(tag, format!("{tag} NOOP\r\nb NOOP\r\n").as_bytes(), &["* BAD", "b OK"], &[], None);
+    }
+    let told = always(b"%s%n NOOP\r\n");
+    assert_eq!(told.answers, "* BAD A command begins with a tag of letters and digits.\r\n");
+    check(
+        "the longest",
+        format!("{} NOOP\r\n", "x".repeat(64)).as_bytes(),
+        &[&"x".repeat(64)],
+        &[],
+        None,
+    );
+}
