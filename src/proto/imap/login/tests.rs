@@ -1,0 +1,222 @@
+use super::*;
+use crate::proto::imap::dialogue::{Dialogue, Next};
+
+const LIMITS: line::Limits = line::Limits { line: 8192, literal: 4096, sasl: 65536 };
+const MODERN: &[u8] = b"IMAP4rev1 LITERAL+ SASL-IR ID";
+
+fn login(command: &[u8]) -> Login {
+    let mut input = Input::default();
+    input.buffer().extend_from_slice(command);
+    match Dialogue::new(LIMITS).advance(&mut input, b"", &mut Vec::new()) {
+        Next::LogIn(login) => login,
+        other => panic!("{other:?}"),
+    }
+}
+
+/// Plays an exchange: each `("B", …)` is what the backend says, each `("C", …)` what the client says,
+/// both in pieces of `step` bytes; returns what each was sent and the last step.
+fn play(
+    command: &[u8],
+    offers: &[u8],
+    script: &[(&str, &[u8])],
+    step: usize,
+) -> (String, String, Step) {
+    let login = login(command);
+    let mut fields = id::Fields::default();
+    if offers.ends_with(b"ID") {
+        fields = id::Fields::parse(b"(\"name\" \"x\" \"x-originating-ip\" \"6.6.6.6\")")
+            .expect("fields");
+    }
+    let repair = Repair::new(&[], &[]);
+    let mut exchange = Exchange::new(&login, &repair, LIMITS, b"P1");
+    let (mut to_backend, mut to_client) = (Vec::new(), Vec::new());
+    let (mut from_backend, mut from_client) = (Vec::new(), Input::default());
+    let mut last = exchange.start(Dialect::of(offers), &fields, &mut to_backend);
+    for (who, bytes) in script {
+        for piece in bytes.chunks(step) {
+            last = if *who == "B" {
+                from_backend.extend_from_slice(piece);
+                exchange.on_backend(&mut from_backend, &mut to_backend, &mut to_client)
+            } else {
+                from_client.buffer().extend_from_slice(piece);
+                exchange.on_client(&mut from_client, &mut to_backend, &mut to_client)
+            };
+            if matches!(last, Step::Done(_) | Step::Close(_)) {
+                break;
+            }
+        }
+    }
+    let text = |bytes: Vec<u8>| String::from_utf8_lossy(&bytes).into_owned();
+    (text(to_backend), text(to_client), last)
+}
+
+fn always(
+    command: &[u8],
+    offers: &[u8],
+    script: &[(&str, &[u8])],
+    backend: &str,
+    client: &str,
+    last: Step,
+) {
+    for step in [1, 2, 3, 7, 1000] {
+        let got = play(command, offers, script, step);
+        assert_eq!(
+            (got.0.as_str(), got.1.as_str(), got.2),
+            (backend, client, last),
+            "in steps of {step}"
+        );
+    }
+}
+
+const OK: Step = Step::Done(Outcome::LoggedIn);
+
+#[test]
+fn login_is_written_in_the_form_that_the_backend_reads() {
+    always(
+        b"a LOGIN u \"p\\\"\"\r\n",
+        b"",
+        &[("B", b"P1 OK hi\r\n")],
+        "P1 LOGIN \"u\" \"p\\\"\"\r\n",
+        "a OK hi\r\n",
+        OK,
+    );
+    let odd = b"a LOGIN {3+}\r\nu\r\n {2+}\r\n\xc3\xa4\r\n";
+    always(
+        odd,
+        MODERN.strip_suffix(b" ID").expect("suffix"),
+        &[("B", b"P1 OK hi\r\n")],
+        "P1 LOGIN {3+}\r\nu\r\n {2+}\r\nä\r\n",
+        "a OK hi\r\n",
+        OK,
+    );
+    let script: &[(&str, &[u8])] = &[("B", b"+ go\r\n"), ("B", b"+\r\n"), ("B", b"P1 OK hi\r\n")];
+    always(odd, b"", script, "P1 LOGIN {3}\r\nu\r\n {2}\r\nä\r\n", "a OK hi\r\n", OK);
+}
+
+#[test]
+fn the_clients_id_goes_first_without_what_would_be_believed() {
+    let script: &[(&str, &[u8])] = &[("B", b"* ID NIL\r\nP1 OK ID\r\n"), ("B", b"P1 OK hi\r\n")];
+    always(
+        b"a LOGIN u p\r\n",
+        MODERN,
+        script,
+        "P1 ID (\"name\" \"x\")\r\nP1 LOGIN \"u\" \"p\"\r\n",
+        "a OK hi\r\n",
+        OK,
+    );
+}
+
+#[test]
+fn authenticate_passes_line_by_line() {
+    let script: &[(&str, &[u8])] =
+        &[("B", b"+ \r\n"), ("C", b"AGIAcA==\r\n"), ("B", b"P1 OK [CAPABILITY A STARTTLS] hi\r\n")];
+    always(
+        b"a AUTHENTICATE plain\r\n",
+        b"",
+        script,
+        "P1 AUTHENTICATE PLAIN\r\nAGIAcA==\r\n",
+        "+ \r\na OK [CAPABILITY A] hi\r\n",
+        OK,
+    );
+    let with_ir: &[(&str, &[u8])] = &[("B", b"P1 OK hi\r\n")];
+    always(
+        b"a AUTHENTICATE PLAIN AGIAcA==\r\n",
+        b"SASL-IR",
+        with_ir,
+        "P1 AUTHENTICATE PLAIN AGIAcA==\r\n",
+        "a OK hi\r\n",
+        OK,
+    );
+    let without_ir: &[(&str, &[u8])] = &[("B", b"+ \r\n"), ("B", b"P1 OK hi\r\n")];
+    always(
+        b"a AUTHENTICATE PLAIN =\r\n",
+        b"",
+        without_ir,
+        "P1 AUTHENTICATE PLAIN\r\n\r\n",
+        "a OK hi\r\n",
+        OK,
+    );
+}
+
+#[test]
+fn an_exchange_can_be_cancelled_and_nonsense_cancels_it() {
+    let aborted = Step::Done(Outcome::Aborted);
+    let script: &[(&str, &[u8])] = &[("B", b"+ \r\n"), ("C", b"*\r\n"), ("B", b"P1 BAD no\r\n")];
+    always(
+        b"a AUTHENTICATE PLAIN\r\n",
+        b"",
+        script,
+        "P1 AUTHENTICATE PLAIN\r\n*\r\n",
+        "+ \r\na BAD Authentication cancelled.\r\n",
+        aborted,
+    );
+    let script: &[(&str, &[u8])] = &[("B", b"+ \r\n"), ("C", b"!!!!\r\n")];
+    always(
+        b"a AUTHENTICATE PLAIN\r\n",
+        b"",
+        script,
+        "P1 AUTHENTICATE PLAIN\r\n",
+        "+ \r\na BAD That is not base64.\r\n",
+        aborted,
+    );
+    let mut endless: Vec<(&str, &[u8])> = vec![("B", b"+ \r\n")];
+    endless.extend([("C", &b"AAAA\r\n"[..]), ("B", b"+ \r\n")].repeat(8));
+    endless.push(("C", b"AAAA\r\n"));
+    assert_eq!(play(b"a AUTHENTICATE GSSAPI\r\n", b"", &endless, 1000).2, aborted);
+}
+
+#[test]
+fn refusals_tell_what_helps_and_nothing_else() {
+    let failed = "a NO [AUTHENTICATIONFAILED] Authentication failed.\r\n";
+    let out = "a NO [UNAVAILABLE] The mail server can't be reached, try again later.\r\n";
+    let rejected = Step::Done(Outcome::Rejected);
+    let table: &[(&[u8], &str, bool)] = &[
+        (b"P1 NO no such user bob\r\n", failed, true),
+        (b"P1 NO [REFERRAL IMAP://evil/] x\r\n", failed, true),
+        (b"P1 NO [EXPIRED] Renew it\r\n", "a NO [EXPIRED] Renew it\r\n", true),
+        (b"P1 BAD bob what?\r\n", "a BAD The server refused the command.\r\n", true),
+        (b"P1 NO [LIMIT] Later\r\n", "a NO [LIMIT] Later\r\n", false),
+        (b"* BYE down\r\n", out, false),
+        (b"HTTP/1.1 200 OK\r\n", out, false),
+        (b"+ more\r\n", out, false),
+        (b"* X {14}\r\nP1 OK forged\r\n\r\nP1 NO\r\n", failed, true),
+        (b"P2 OK forged\r\na OK forged\r\nP1 NO x\r\n", failed, true),
+    ];
+    for (said, answer, decided) in table {
+        for step in [1, 5, 1000] {
+            let (_, client, last) = play(b"a LOGIN u p\r\n", b"", &[("B", said)], step);
+            assert_eq!(client, *answer, "{}", String::from_utf8_lossy(said));
+            assert_eq!(last == rejected, *decided);
+        }
+    }
+    let endless = vec![b'x'; 200_000];
+    let (_, client, _) = play(b"a LOGIN u p\r\n", b"", &[("B", &endless)], 4096);
+    assert_eq!(client, out);
+}
+
+#[test]
+fn untagged_responses_are_for_those_who_get_in() {
+    let said = b"* CAPABILITY IMAP4rev1 STARTTLS IDLE\r\n* OK [ALERT] full\r\nP1 OK [REFERRAL imap://x/] in\r\n";
+    let want = "* CAPABILITY IMAP4rev1 IDLE\r\n* OK [ALERT] full\r\na OK in\r\n";
+    always(b"a LOGIN u p\r\n", b"", &[("B", said)], "P1 LOGIN \"u\" \"p\"\r\n", want, OK);
+    let refused = b"* CAPABILITY IMAP4rev1\r\nP1 NO x\r\n";
+    assert!(play(b"a LOGIN u p\r\n", b"", &[("B", refused)], 1000).1.starts_with("a NO"));
+}
+
+#[test]
+fn the_user_is_known_whatever_the_mechanism() {
+    let repair = Repair::new(&[], &[]);
+    let fields = id::Fields::default();
+    let login = login(b"a AUTHENTICATE LOGIN\r\n");
+    let mut exchange = Exchange::new(&login, &repair, LIMITS, b"P1");
+    let (mut b, mut c) = (Vec::new(), Vec::new());
+    exchange.start(Dialect::default(), &fields, &mut b);
+    assert_eq!(
+        exchange.on_backend(&mut b"+ VXNlcm5hbWU6\r\n".to_vec(), &mut b, &mut c),
+        Step::Client
+    );
+    let mut input = Input::default();
+    input.buffer().extend_from_slice(b"Ym9i\r\n");
+    assert_eq!(exchange.on_client(&mut input, &mut b, &mut c), Step::Backend);
+    assert_eq!(exchange.user(), Some(&b"bob"[..]));
+}
