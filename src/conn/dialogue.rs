@@ -7,9 +7,9 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Context;
 use super::backend::LoggedIn;
+use super::client::{self, Client, Received};
 use super::close::Reason;
 use super::relay::Pair;
-use super::tls::{self, Client, Received};
 use crate::proto::imap::dialogue::{self as proto, End, Login, Next};
 use crate::proto::imap::id;
 use crate::proto::imap::secret::Input;
@@ -101,7 +101,7 @@ impl Dialogue {
         }
         let limit = ctx.timeouts.write.min(self.left());
         self.client.send(bytes, limit).await.map_err(|error| match error {
-            tls::Error::WriteTimeout if self.left().is_zero() => Reason::LoginTimeout,
+            client::Error::WriteTimeout if self.left().is_zero() => Reason::LoginTimeout,
             error => error.into(),
         })
     }

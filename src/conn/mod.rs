@@ -11,6 +11,8 @@ pub mod accept;
 
 pub mod tls;
 
+pub mod client;
+
 pub mod dialogue;
 
 pub mod backend;

@@ -25,9 +25,9 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
 use super::Context;
+use super::client::{self, CHUNK, Client, Received};
 use super::close::{Reason, Session};
 use super::socket::Unsent;
-use super::tls::{self, CHUNK, Client, Received};
 use crate::metrics::{BackendMetrics, Phase};
 use crate::proto::imap::follow::{self, Direction, Follow};
 use crate::proto::imap::secret::Input;
@@ -74,8 +74,8 @@ impl From<Reason> for End {
     }
 }
 
-impl From<tls::Error> for End {
-    fn from(error: tls::Error) -> Self {
+impl From<client::Error> for End {
+    fn from(error: client::Error) -> Self {
         Self { reason: error.into(), farewell: Farewell::Drop }
     }
 }
@@ -286,7 +286,7 @@ impl Relay {
         moved: &mut Moved,
         cx: &mut Cx<'_>,
     ) -> Poll<Result<(), End>> {
-        ready!(self.client.poll_flush(cx, &mut moved.to_client)).map_err(tls::Error::Io)?;
+        ready!(self.client.poll_flush(cx, &mut moved.to_client)).map_err(client::Error::Io)?;
         let mut plain = PLAIN.take();
         plain.clear();
         plain.reserve(CHUNK);
@@ -438,7 +438,7 @@ impl Relay {
         let stalled =
             |since: Option<Instant>| since.is_some_and(|at| now >= at + ctx.timeouts.write);
         if stalled(self.client_stalled) {
-            return Some(tls::Error::WriteTimeout.into());
+            return Some(client::Error::WriteTimeout.into());
         }
         if stalled(self.backend_stalled) {
             return Some(told(Reason::BackendStalled, STALLED_BYE));
