@@ -10,18 +10,14 @@ use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
-use std::time::Duration;
 
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
-use crate::config::settings::{
-    Backend, Capabilities, HostPort, Limits, Listen, Log, LogFormat, Metrics, MinVersion,
-    SelfSigned, Server as BackendServer, Settings, Timeouts, Tls,
-};
+use crate::config::settings::Settings;
 use crate::demo::Server;
 use crate::tls::{certificate, facts};
-use crate::{log, server};
+use crate::{config, log, server};
 
 /// Of the mailbox with the sample mail.
 const USER: &str = "demo";
@@ -82,7 +78,7 @@ async fn serve(args: &Args, dir: &Path) -> Result<(), Error> {
     let stop = CancellationToken::new();
     let legacy = tokio::spawn(legacy.serve(stop.clone()));
     let ca = dir.join(CA_FILE);
-    let settings = settings(args, dir, legacy_address);
+    let settings = settings(args, dir, legacy_address)?;
     let _log = log::start(&settings.log);
     let proxied = server::run(settings, |bound| {
         let fingerprint = ca_fingerprint(&ca);
@@ -105,41 +101,26 @@ fn ca_fingerprint(ca: &Path) -> Option<String> {
 }
 
 /// The product's defaults, in front of the embedded server.
-fn settings(args: &Args, dir: &Path, legacy: SocketAddr) -> Settings {
-    let mut names: Vec<String> = ["localhost", "127.0.0.1", "::1"].map(str::to_owned).into();
-    let listen_ip = args.listen.ip();
-    if !listen_ip.is_unspecified() && !names.contains(&listen_ip.to_string()) {
-        names.push(listen_ip.to_string());
+fn settings(args: &Args, dir: &Path, legacy: SocketAddr) -> Result<Settings, config::Error> {
+    // Nobody's mail is at stake, and people who press Ctrl-C want their prompt back: hence the drain.
+    let yaml = format!(
+        "listen: [{{address: \"{}\"}}]\n\
+         tls: {{self_signed: {{names: [localhost, 127.0.0.1, \"::1\"], dir: demo}}}}\n\
+         backend: {{servers: [{{address: \"{legacy}\"}}]}}\n\
+         limits: {{connections: 200}}\n\
+         timeouts: {{drain: 2s}}\n\
+         metrics: {{address: \"{}\"}}\n",
+        args.listen, args.metrics
+    );
+    let mut settings = config::parse(&yaml, Path::new("the demo's configuration"), &|_| None)?;
+    if let Some(self_signed) = &mut settings.tls.self_signed {
+        dir.clone_into(&mut self_signed.dir); // a path may hold what YAML would take for something else
+        let ip = args.listen.ip();
+        if !ip.is_unspecified() && !self_signed.names.contains(&ip.to_string()) {
+            self_signed.names.push(ip.to_string());
+        }
     }
-    Settings {
-        listen: vec![Listen { address: args.listen }],
-        tls: Tls {
-            certificate: None,
-            self_signed: Some(SelfSigned { names, dir: dir.to_owned() }),
-            min_version: MinVersion::Tls12,
-        },
-        backend: Backend {
-            servers: vec![BackendServer {
-                address: HostPort { host: legacy.ip().to_string(), port: legacy.port() },
-            }],
-            capabilities: Capabilities::default(),
-            connect_timeout: Duration::from_secs(5),
-        },
-        limits: Limits { connections: 200, line: 8 << 10, literal: 4 << 10, sasl: 64 << 10 },
-        timeouts: Timeouts {
-            handshake: Duration::from_secs(10),
-            login: Duration::from_secs(60),
-            backend_greeting: Duration::from_secs(10),
-            backend_login: Duration::from_secs(60),
-            idle: Duration::from_mins(35),
-            write: Duration::from_secs(120),
-            half_closed: Duration::from_secs(30),
-            // Nobody's mail is at stake, and people who press Ctrl-C want their prompt back.
-            drain: Duration::from_secs(2),
-        },
-        metrics: Some(Metrics { address: args.metrics }),
-        log: Log { level: tracing::Level::INFO, format: LogFormat::Text },
-    }
+    Ok(settings)
 }
 
 /// The user's own data directory, or a new temporary one.
@@ -288,7 +269,7 @@ mod tests {
             metrics: "127.0.0.1:9143".parse().unwrap(),
             dir: None,
         };
-        let settings = settings(&args, Path::new("/d"), "127.0.0.1:4".parse().unwrap());
+        let settings = settings(&args, Path::new("/d"), "127.0.0.1:4".parse().unwrap()).unwrap();
         let names = settings.tls.self_signed.unwrap().names;
         assert_eq!(names, ["localhost", "127.0.0.1", "::1", "192.0.2.7"]);
         assert_eq!(settings.backend.servers[0].address.to_string(), "127.0.0.1:4");
