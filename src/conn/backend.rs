@@ -101,9 +101,8 @@ async fn attempt<'a>(
     // Whether what either side has sent so far was looked at and more is needed.
     let (mut client_read, mut backend_read) = (false, link.input.is_empty());
     let outcome = loop {
-        let mut lost = timeout_at(deadline, link.stream.write_all(&to_backend))
-            .await
-            .is_ok_and(|sent| sent.is_err());
+        let sent = timeout_at(deadline, link.stream.write_all(&to_backend)).await;
+        let mut lost = !matches!(sent, Ok(Ok(())));
         to_backend.zeroize();
         dialogue.send(&to_client, ctx).await?;
         to_client.clear();
