@@ -17,9 +17,9 @@ ENV RUSTFLAGS="-C target-feature=+crt-static"
 # The dependencies on their own layer, built from the manifest and an empty crate: a change in src/ does not
 # compile them again.
 COPY Cargo.toml Cargo.lock build.rs ./
-RUN mkdir src && echo 'fn main() {}' > src/main.rs && touch src/lib.rs \
+RUN mkdir -p src benches/peers && echo 'fn main() {}' > src/main.rs && touch src/lib.rs benches/peers/main.rs \
     && cargo build --release --locked --bin imaps-proxy --target "$(rustc --print host-tuple)" \
-    && rm -r src
+    && rm -r src benches
 
 # .dockerignore lets through only what the build reads. The empty crate is newer than the sources, which keep
 # their own times, so cargo has to be told that they changed.
