@@ -202,6 +202,8 @@ impl Source {
         };
         config.ticketer = Arc::clone(&ticketer);
         self.ticketer = Some(ticketer);
+        // Behind the handshake `proto::record` takes over.
+        config.enable_secret_extraction = true;
         debug_assert_eq!(config.max_early_data_size, 0, "0-RTT can be replayed (RFC 9325 §3.10)");
         Ok(Arc::new(config))
     }
