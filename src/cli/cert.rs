@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Error;
 use crate::tls::certificate;
+use crate::tls::complaints::complaints;
 use crate::tls::facts::{self, Facts};
 use crate::tls::self_signed;
 
@@ -166,7 +167,7 @@ fn show(file: &Path, now: i64) -> Result<String, Error> {
         });
         return Ok(out);
     }
-    let complaints = facts::complaints(&chain, now);
+    let complaints = complaints(&chain, now);
     if complaints.is_empty() {
         out.push_str("Mail clients that trust the issuer have nothing to complain of.\n");
     } else {

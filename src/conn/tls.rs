@@ -21,6 +21,9 @@ use super::socket::Unsent;
 
 /// A ClientHello may be this long.
 const MAX_HELLO: usize = 64 * 1024;
+/// The fatal alert unrecognized_name (RFC 6066 §3) as a record (RFC 8446 §5.1, §6).
+const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
+
 /// Why a handshake failed: the label `reason`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(serialize_all = "snake_case")]
@@ -32,6 +35,8 @@ pub enum Failure {
     /// Only versions older than `tls.min_version`.
     NoCommonVersion,
     NoCommonSuite,
+    /// A server name that no certificate has, and `tls.unknown_name` is `refuse`.
+    UnknownName,
     /// A list of foreign protocols (RFC 7301 §3.2).
     ForeignAlpn,
     /// The client refused our certificate by an alert.
@@ -79,15 +84,16 @@ pub struct Accepted {
     pub said: Vec<u8>,
 }
 
-/// Does the handshake within `limit`. What the server says last is sent together with the first
+/// Does the handshake within `limit`, with who asks for a server name that `admit` takes. What the server says last is sent together with the first
 /// [`Client::send`].
 pub async fn accept(
     mut socket: TcpStream,
     config: Arc<ServerConfig>,
+    admit: impl FnOnce(Option<&str>) -> bool,
     limit: Duration,
 ) -> Result<Accepted, (Failure, Reason)> {
     let mut silent = true;
-    match timeout(limit, handshake(&mut socket, config, &mut silent)).await {
+    match timeout(limit, handshake(&mut socket, config, admit, &mut silent)).await {
         Ok(Ok(shaken)) => {
             let Shaken { tls, partial, unsent, ended, handshake, said } = shaken;
             Ok(Accepted {
@@ -123,11 +129,16 @@ struct Shaken {
 async fn handshake(
     socket: &mut TcpStream,
     config: Arc<ServerConfig>,
+    admit: impl FnOnce(Option<&str>) -> bool,
     silent: &mut bool,
 ) -> Result<Shaken, (Failure, Reason)> {
     let closed = |_| (Failure::Closed, Reason::HandshakeFailed);
     let mut input = Vec::with_capacity(2048);
     let sni = hello(socket, &mut input, silent).await?;
+    if !admit(sni.as_deref()) {
+        let _ = socket.write_all(UNRECOGNIZED_NAME).await;
+        return Err((Failure::UnknownName, Reason::HandshakeFailed));
+    }
     let mut tls =
         UnbufferedServerConnection::new(config).map_err(|_| (Failure::Other, Reason::Internal))?;
     let (mut said, mut out) = (Vec::new(), Out::borrow());
