@@ -349,10 +349,14 @@ impl Metrics {
         well.set(state.all_taken.into());
     }
 
-    /// Certificates changed at `now` (Unix time), and `refused` of them were not taken.
-    pub fn certificates_reloaded(&self, refused: usize, now: i64) {
-        let result = if refused > 0 { "failed" } else { "ok" };
+    /// A change was taken (`ok`) or refused (`failed`) at `now`, Unix time.
+    pub fn certificates_reloaded(&self, result: &str, now: i64) {
         self.reloads.with_label_values(&["certificate", result]).inc();
+        self.certificates_loaded(now);
+    }
+
+    /// The start, and every change after it.
+    pub fn certificates_loaded(&self, now: i64) {
         self.last_reload.with_label_values(&["certificate"]).set(now as f64);
     }
 }

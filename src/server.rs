@@ -20,7 +20,8 @@ use crate::backend::{Backends, learn};
 use crate::config::settings::Settings;
 use crate::conn::{self, Context, accept, socket};
 use crate::metrics::Metrics;
-use crate::tls::{self, reload};
+use crate::tls;
+use crate::tls::reload::{self, Occasion};
 
 /// What sessions get beyond `timeouts.drain` to write their last words.
 const GRACE: Duration = Duration::from_secs(3);
@@ -61,7 +62,7 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
         settings.backend.servers.iter().map(|server| server.address.to_string()).collect();
     let metrics = Metrics::new(&names, &servers, &conn::tls::combinations(&tls))?;
     let readiness = Arc::new(Readiness::new(servers));
-    reload::announce(&news, false, &store, &metrics, &readiness);
+    reload::announce(&news, Occasion::Start, &store, &metrics, &readiness);
     let backends = Backends::new(&settings, &metrics, Arc::clone(&readiness));
     let ctx = Arc::new(Context::new(
         tls,

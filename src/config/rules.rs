@@ -38,8 +38,9 @@ pub fn apply(file: &File, mistakes: &mut Mistakes) -> Option<Settings> {
 /// What can be said of the files that a section names, although it or others have mistakes: `None` if
 /// nothing can.
 pub fn files(section: &At<file::Tls>) -> Option<settings::Tls> {
-    if section.value.self_signed.as_ref().is_some_and(|tried| tried.0.is_none()) {
-        return None; // with it a certificate may be missing, and whether it is there nobody knows
+    let read = |made: &file::SelfSigned| !made.names.0.is_empty();
+    if section.value.self_signed.as_ref().is_some_and(|made| !made.0.as_ref().is_some_and(read)) {
+        return None; // with it a certificate may be missing, and what it would make nobody knows
     }
     let tls = tls(section, &mut Mistakes::default());
     (!tls.certificates.is_empty() || tls.self_signed.is_some()).then_some(tls)

@@ -10,8 +10,8 @@ use tokio::signal::unix::Signal;
 use tokio::time::sleep;
 
 use super::store::{News, Store};
-use super::unix;
 use super::watch::Watch;
+use super::{facts, unix};
 use crate::admin::Readiness;
 use crate::metrics::Metrics;
 
@@ -23,26 +23,42 @@ pub async fn keep(mut store: Store, metrics: &Metrics, readiness: &Readiness, mu
     let mut watch = Watch::start();
     let mut missed = watch.set(&store.watched());
     loop {
-        let told = tokio::select! {
-            () = async {}, if missed => false,
-            () = watch.changed() => false,
-            () = sleep(EVERY) => false,
-            Some(()) = hangup.recv() => true,
+        let occasion = tokio::select! {
+            () = async {}, if missed => Occasion::Watch,
+            () = watch.changed() => Occasion::Watch,
+            () = sleep(EVERY) => Occasion::Watch,
+            Some(()) = hangup.recv() => Occasion::Told,
         };
         let news = tokio::task::block_in_place(|| {
-            let news = store.look(SystemTime::now(), told);
+            let news = store.look(SystemTime::now(), occasion == Occasion::Told);
             missed = watch.set(&store.watched());
             news
         });
-        if told {
-            tracing::info!(signal = "SIGHUP", "certificates are read again");
-        }
-        announce(&news, told, &store, metrics, readiness);
+        announce(&news, occasion, &store, metrics, readiness);
     }
 }
 
-/// Tells what a look has brought. `asked` is that somebody waits for an answer, and "nothing new" is one.
-pub fn announce(news: &News, asked: bool, store: &Store, metrics: &Metrics, readiness: &Readiness) {
+/// Why somebody looked.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Occasion {
+    Start,
+    /// Something may have changed.
+    Watch,
+    /// SIGHUP: somebody waits for an answer, and "nothing new" is one.
+    Told,
+}
+
+/// Tells what a look has brought.
+pub fn announce(
+    news: &News,
+    occasion: Occasion,
+    store: &Store,
+    metrics: &Metrics,
+    readiness: &Readiness,
+) {
+    if occasion == Occasion::Told {
+        tracing::info!(changed = news.taken.len(), "SIGHUP: certificates were read again");
+    }
     for problem in &news.problems {
         tracing::error!("{problem}");
     }
@@ -51,16 +67,22 @@ pub fn announce(news: &News, asked: bool, store: &Store, metrics: &Metrics, read
     }
     for taken in &news.taken {
         let names = taken.names.join(" ");
-        let until = super::facts::date(taken.not_after);
+        let until = facts::date(taken.not_after);
         tracing::info!(certificate = taken.certificate, names, until, "serving certificate");
     }
     for error in &news.refused {
-        tracing::error!(error, "a certificate can't be used, what was served before stays");
+        tracing::error!(error, "a certificate can't be used; what was served before stays");
     }
     let state = store.state();
     readiness.set_certificate_not_after(state.default_not_after);
     metrics.certificates(&state);
-    if !news.refused.is_empty() || !news.taken.is_empty() || asked {
-        metrics.certificates_reloaded(news.refused.len(), unix(SystemTime::now()));
+    let now = unix(SystemTime::now());
+    match (occasion, news.refused.is_empty(), news.taken.is_empty()) {
+        (_, false, _) => metrics.certificates_reloaded("failed", now),
+        (Occasion::Start, true, _) => metrics.certificates_loaded(now),
+        (Occasion::Watch, true, true) => {}
+        (Occasion::Watch, true, false) | (Occasion::Told, true, _) => {
+            metrics.certificates_reloaded("ok", now);
+        }
     }
 }

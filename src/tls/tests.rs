@@ -81,7 +81,7 @@ fn pems_of(names: &[&str], days: i64, kind: &'static SignatureAlgorithm) -> (Str
     (params.self_signed(&key).unwrap().pem(), key.serialize_pem())
 }
 
-/// Writes a pair as `NAME.crt` and `NAME.key`, as an hour ago: files that change just now are read every time.
+/// Writes a pair as `NAME.crt` and `NAME.key`.
 fn lay(dir: &Path, name: &str, (cert, key): &(String, String)) {
     for (file, text) in [(format!("{name}.crt"), cert), (format!("{name}.key"), key)] {
         fs::write(dir.join(&file), text).unwrap();
