@@ -164,6 +164,14 @@ fn show_describes_every_certificate_of_a_chain() {
         assert!(text.contains(expected), "{expected}: {text}");
     }
     assert!(show(&certs.join("ca.pem")).contains("A root certificate authority"));
+    // Of the public key, as DANE has it.
+    openssl(
+        &certs,
+        &["pkey", "-in", "privkey.pem", "-pubout", "-outform", "DER", "-out", "pub.der"],
+    );
+    let digest = openssl(&certs, &["dgst", "-sha256", "-c", "pub.der"]).to_uppercase();
+    let digest = digest.trim().rsplit(' ').next().unwrap();
+    assert!(text.contains(&format!("of its key   {digest}")), "{digest}: {text}");
 }
 
 #[test]

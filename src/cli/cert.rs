@@ -29,6 +29,9 @@ enum Command {
     /// trusted on their machine; renewing the certificate with the same CA needs nothing from them.
     SelfSigned(SelfSigned),
     /// Show every certificate of a PEM file, and what mail clients would complain of
+    ///
+    /// Fingerprints are SHA-256: of the certificate, as mail clients show it, and of its public key, as it
+    /// stands in DANE records (TLSA 3 1 1).
     Show(Show),
 }
 
@@ -197,6 +200,7 @@ fn describe(out: &mut String, title: &str, facts: &Facts, now: i64) -> std::fmt:
     writeln!(out, "  signature    {}", facts.signature)?;
     writeln!(out, "  serial       {}", facts.serial)?;
     writeln!(out, "  SHA-256      {}", facts.fingerprint)?;
+    writeln!(out, "  of its key   {}", facts::fingerprint(&facts.spki))?;
     writeln!(out, "  is a CA      {}", yes(facts.is_ca))?;
     writeln!(out, "  self-signed  {}", yes(facts.is_self_issued()))?;
     writeln!(out)

@@ -198,3 +198,122 @@ pub fn worse(old: &[Facts], new: &[Facts], now: i64, told: bool) -> Option<Strin
     });
     fresh.map(|fault| format!("{}; if it is meant, send SIGHUP", fault.text))
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};
+
+    /// 2026-11-24.
+    const NOW: i64 = 1_795_500_000;
+
+    struct Ca {
+        issuer: Issuer<'static, KeyPair>,
+        facts: Facts,
+    }
+
+    fn params(names: &[&str], days: i64) -> CertificateParams {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        let day = |unix: i64| {
+            rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(u64::try_from(unix).unwrap())
+        };
+        params.not_before = day(NOW - DAY);
+        params.not_after = day(NOW + days * DAY);
+        params
+    }
+
+    fn ca(name: &str, by: Option<&Ca>) -> Ca {
+        let mut params = params(&[], 1000);
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        let key = KeyPair::generate().unwrap();
+        let cert = match by {
+            Some(ca) => params.signed_by(&key, &ca.issuer),
+            None => params.self_signed(&key),
+        };
+        let facts = Facts::of(cert.unwrap().der()).unwrap();
+        Ca { issuer: Issuer::new(params, key), facts }
+    }
+
+    fn leaf(names: &[&str], days: i64, by: &Ca) -> Facts {
+        let key = KeyPair::generate().unwrap();
+        Facts::of(params(names, days).signed_by(&key, &by.issuer).unwrap().der()).unwrap()
+    }
+
+    fn kinds(chain: &[Facts]) -> Vec<Kind> {
+        complaints(chain, NOW).iter().map(|complaint| complaint.kind).collect()
+    }
+
+    #[test]
+    fn a_chain_is_judged_by_its_names_and_its_signatures() {
+        let root = ca("Root", None);
+        let between = ca("Between", Some(&root));
+        let leaf = leaf(&["a.example"], 90, &between);
+        let (r, b) = (&root.facts, &between.facts);
+        let chain = |all: &[&Facts]| all.iter().copied().cloned().collect::<Vec<_>>();
+        assert_eq!(kinds(&chain(&[&leaf, b])), []);
+        assert_eq!(kinds(&chain(&[&leaf, b, r])), []);
+        assert_eq!(kinds(&chain(&[&leaf])), [Kind::Incomplete]);
+        assert_eq!(kinds(&chain(&[&leaf, r])), [Kind::Disorder]);
+        assert_eq!(kinds(&chain(&[&leaf, r, b])), [Kind::Disorder, Kind::Disorder]);
+        // Another CA of the same name: only its signature tells.
+        let impostor = ca("Between", Some(&root));
+        assert_eq!(kinds(&chain(&[&leaf, &impostor.facts, r])), [Kind::Unverified]);
+    }
+
+    #[test]
+    fn worse_is_what_clients_would_notice() {
+        let root = ca("Root", None);
+        let b = ca("Between", Some(&root));
+        let chain = |names: &[&str], days: i64| vec![leaf(names, days, &b), b.facts.clone()];
+        let two = ["a.example", "b.example"];
+        let old = chain(&two, 40);
+        let alone = |names: &[&str]| vec![leaf(names, 90, &b)];
+        // What is new, why it is refused unasked, and whether it is refused to SIGHUP too.
+        let table: [(&str, Vec<Facts>, Option<&str>, bool); 8] = [
+            ("the same again", chain(&two, 40), None, false),
+            ("later", chain(&two, 90), None, false),
+            (
+                "names in another order, and one more",
+                chain(&["c.x", "b.example", "a.example"], 90),
+                None,
+                false,
+            ),
+            ("about to expire", chain(&two, 5), Some("step back"), false),
+            ("a name less", chain(&two[..1], 90), Some("it is not for b.example"), false),
+            (
+                "without intermediates",
+                alone(&two),
+                Some("intermediate certificate is missing"),
+                false,
+            ),
+            ("expired", chain(&two, -1), Some("expired on"), true),
+            (
+                "with a stranger",
+                vec![leaf(&two, 90, &b), root.facts.clone()],
+                Some("out of order"),
+                false,
+            ),
+        ];
+        for (what, new, expected, always) in table {
+            let why = worse(&old, &new, NOW, false);
+            match expected {
+                None => assert_eq!(why, None, "{what}"),
+                Some(text) => {
+                    assert!(why.as_ref().is_some_and(|why| why.contains(text)), "{what}: {why:?}")
+                }
+            }
+            assert_eq!(worse(&old, &new, NOW, true).is_some(), always, "{what}, told");
+        }
+        // One that no client accepts any more gives way to anything that some accept.
+        let dead = chain(&two, 0);
+        assert_eq!(worse(&dead, &chain(&["c.example"], 90), NOW + DAY, false), None);
+        // From one that vouches for itself there is nothing to lose by an issuer that is not there.
+        let mut own = params(&two, 40);
+        own.distinguished_name.push(DnType::CommonName, "own");
+        let own = own.self_signed(&KeyPair::generate().unwrap()).unwrap();
+        let own = vec![Facts::of(own.der()).unwrap()];
+        assert_eq!(worse(&own, &alone(&two), NOW, false), None);
+    }
+}

@@ -431,3 +431,47 @@ impl Source for Made {
         self.files()
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_has_not_changed_is_not_read_again() {
+        let dir = tempfile::tempdir().unwrap();
+        let (cert, key) = (dir.path().join("a.crt"), dir.path().join("a.key"));
+        let write = |name: &str| {
+            let made = rcgen::generate_simple_self_signed([name.to_owned()]).unwrap();
+            fs::write(&cert, made.cert.pem()).unwrap();
+            fs::write(&key, made.signing_key.serialize_pem()).unwrap();
+        };
+        write("a.example");
+        let written = Stamp::of(&key).unwrap().changed.0;
+        let files = CertificateFiles { cert: cert.clone(), key: key.clone() };
+        let sources: [Box<dyn Source>; 2] =
+            [Box::new(Files::new(files)), Box::new(Dir::new(dir.path().to_owned()))];
+        for mut source in sources {
+            let mut look = |now| source.look(now).remove(0).pair.unwrap();
+            let (young, young_again) = (look(written), look(written));
+            assert!(!Arc::ptr_eq(&young, &young_again), "it may still change within the tick");
+            let (old, old_again) = (look(written + 60), look(written + 120));
+            assert!(Arc::ptr_eq(&old, &old_again));
+            write("b.example");
+            assert_eq!(look(written + 180).chain[0].first_dns(), Some("b.example"));
+            write("a.example");
+        }
+    }
+
+    #[test]
+    fn a_directory_that_is_no_directory_of_certificates_is_left_in_time() {
+        let dir = tempfile::tempdir().unwrap();
+        let mut deep = dir.path().to_owned();
+        for _ in 0..=MAX_DEPTH {
+            deep.push("d");
+        }
+        fs::create_dir_all(&deep).unwrap();
+        let walk = Walk::through(dir.path());
+        assert!(walk.trouble[0].pair.as_ref().is_err_and(|why| why.contains("too deep")));
+        assert_eq!(walk.files.len(), MAX_DEPTH + 1);
+    }
+}

@@ -9,7 +9,7 @@
 //! or it has expired. What can't be taken is said once and tried again at every look.
 //! Not here: when to look (`reload`).
 
-use std::collections::HashSet;
+use std::collections::{HashMap, HashSet};
 use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
@@ -143,8 +143,9 @@ impl Store {
         let mut taken = Vec::new();
         let mut sources = std::mem::take(&mut self.sources);
         let absent = self.stand_in.is_some() && sources.iter().all(|source| source.is_absent());
+        let mut given_up = Vec::new();
         if absent && (told || !self.sources_serve()) {
-            self.slots.retain(|slot| slot.source == STAND_IN);
+            given_up = self.slots.extract_if(.., |slot| slot.source != STAND_IN).collect();
         } else {
             for (index, source) in sources.iter_mut().enumerate() {
                 let found = source.look(now);
@@ -161,6 +162,9 @@ impl Store {
             if taken.len() > before {
                 news.notice.push(self.missing.clone());
             }
+        }
+        if self.served().is_empty() {
+            self.slots.append(&mut given_up); // what was to stand in can't
         }
         self.slots.sort_by(|a, b| (a.source, &a.id).cmp(&(b.source, &b.id)));
         self.label();
@@ -216,9 +220,11 @@ impl Store {
         news: &mut News,
         taken: &mut Vec<(usize, PathBuf)>,
     ) {
+        let here = self.slots.iter().enumerate().filter(|(_, slot)| slot.source == source);
+        let places: HashMap<PathBuf, usize> =
+            here.map(|(index, slot)| (slot.id.clone(), index)).collect();
         for one in found {
-            let is_it = |slot: &Slot| slot.source == source && slot.id == one.id;
-            let index = self.slots.iter().position(is_it).unwrap_or_else(|| {
+            let index = places.get(&one.id).copied().unwrap_or_else(|| {
                 self.slots.push(Slot::new(source, one.id.clone()));
                 self.slots.len() - 1
             });
@@ -227,7 +233,8 @@ impl Store {
             }
         }
         let readable = found.iter().any(|one| one.pair.is_ok());
-        let gone = |slot: &Slot| slot.source == source && found.iter().all(|one| one.id != slot.id);
+        let ids: HashSet<&PathBuf> = found.iter().map(|one| &one.id).collect();
+        let gone = |slot: &Slot| slot.source == source && !ids.contains(&slot.id);
         let mut index = 0;
         while index < self.slots.len() {
             if gone(&self.slots[index]) && self.may_go(index, now, told && readable) {
@@ -310,19 +317,17 @@ impl Slot {
         let mut notice = found.notice.clone();
         notice.extend(found.key.as_deref().and_then(key_mode).map(|(_, text)| text));
         let mut taken = None;
-        let failure = match &found.pair {
-            Err(why) => Some(why.clone()),
-            Ok(new) => {
-                let old = self.served.as_ref();
-                let why = old.and_then(|old| complaints::worse(&old.chain, &new.chain, now, told));
-                match (old.is_some_and(|old| old.is_as(new)), why) {
-                    (true, _) => None,
-                    (false, Some(why)) => Some(format!("{}: {why}", self.id.display())),
-                    (false, None) => {
-                        taken = Some(Arc::clone(new));
-                        None
-                    }
+        let failure = match (&found.pair, &self.served) {
+            (Err(why), _) => Some(why.clone()),
+            (Ok(new), Some(old)) if old.is_as(new) => None,
+            (Ok(new), old) => {
+                let worse = old
+                    .as_ref()
+                    .and_then(|old| complaints::worse(&old.chain, &new.chain, now, told));
+                if worse.is_none() {
+                    taken = Some(Arc::clone(new));
                 }
+                worse.map(|why| format!("{}: {why}", self.id.display()))
             }
         };
         if let Some(pair) = &taken {

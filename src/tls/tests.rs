@@ -252,6 +252,13 @@ fn self_made_serves_only_while_no_file_exists() {
     let news = store.look(at(NOW), false);
     assert!(news.taken.is_empty() && !news.refused.is_empty(), "{news:?}");
     assert_eq!(served(&store), shown(&[("imap.example.org", 80)]));
+    // What is to stand in can't: the old one is better than nothing.
+    fs::rename(&made, dir.path().join("away")).unwrap();
+    put(&dir, "made", "", 0o600);
+    let news = store.look(at(NOW), true);
+    assert!(!news.refused.is_empty(), "{news:?}");
+    assert_eq!(served(&store), shown(&[("imap.example.org", 80)]));
+    fs::remove_file(&made).unwrap();
     assert_eq!(store.look(at(NOW), true).taken[0].certificate, "mail.example.org");
     // A directory counts as a file: empty it is none.
     let both =
