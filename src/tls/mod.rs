@@ -87,6 +87,8 @@ pub fn server_config(
     config.session_storage = Arc::new(NoServerSessionStorage {});
     // Its keys roll by themselves every few hours.
     config.ticketer = aws_lc_rs::Ticketer::new()?;
+    // Behind the handshake `proto::record` takes over.
+    config.enable_secret_extraction = true;
     debug_assert_eq!(config.max_early_data_size, 0, "0-RTT can be replayed (RFC 9325 §3.10)");
     Ok(Arc::new(config))
 }
