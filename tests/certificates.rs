@@ -320,7 +320,9 @@ fn pair_that_is_half_written_is_refused_and_taken_when_it_is_whole() {
     let name = "mail.example.org";
     let old = authority.issue(&[name]);
     let backend = FakeBackend::plain();
-    let proxy = starting(&backend, &[entry(folder.path(), "mail", &old)]).start();
+    let witness = authority.issue(&["witness.example.org"]);
+    let entries = [("mail", &old), ("witness", &witness)].map(|(n, i)| entry(folder.path(), n, i));
+    let proxy = starting(&backend, &entries).start();
     let (cert, key) = files(folder.path(), "mail");
     let successful = "imaps_proxy_last_reload_successful{what=\"certificate\"}";
     let time = "imaps_proxy_last_reload_timestamp_seconds{what=\"certificate\"}";
@@ -342,9 +344,10 @@ fn pair_that_is_half_written_is_refused_and_taken_when_it_is_whole() {
     assert_eq!(proxy.metric(&not_after(name, "on_disk")) as i64, new.not_after);
     assert_eq!(served(&proxy, &authority, name), Ok(old.der));
     // Looked at again and again, it is said once.
-    for _ in 0..3 {
-        fs::write(folder.path().join("other"), "something happens beside it").unwrap();
-        thread::sleep(Duration::from_millis(400));
+    for number in 0..3 {
+        let witness = authority.issue_until(&["witness.example.org"], days(50 + number));
+        entry(folder.path(), "witness", &witness);
+        wait_until_served(&proxy, &authority, "witness.example.org", &witness);
     }
     assert_eq!(proxy.metric(FAILED), 2.0);
 

@@ -6,7 +6,8 @@ use std::path::Path;
 use std::time::SystemTime;
 
 use super::complaints::{Complaint, Grade, complaints};
-use super::pairs::{Dir, Source as _};
+use super::directory::Dir;
+use super::pairs::Source as _;
 use super::{certificate, chain, key_mode, self_signed, store, unix};
 use crate::config::settings::{self, CertificateFiles, CertificateSource};
 

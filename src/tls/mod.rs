@@ -1,7 +1,7 @@
 //! The certificates that serve and the TLS settings around them.
 //!
 //! In: [`settings::Tls`]. Out: [`Store`], which knows what to serve and follows its files, and by [`server_config`] one
-//! `rustls::ServerConfig` that asks it; and [`check`], the same look without making or changing anything.
+//! `rustls::ServerConfig` that asks it; and [`check()`], the same look without making or changing anything.
 //! TLS 1.3 and 1.2 (RFC 8446, RFC 5246 with AEAD suites only, RFC 9325), hybrid X25519MLKEM768 first, ALPN
 //! `imap` (RFC 7301: a client with a list of foreign protocols is refused with alert 120, one without a list
 //! is served), stateless tickets, no 0-RTT, no key log.
@@ -12,7 +12,7 @@
 //!                       watch ──▶ reload ──▶ log, metrics, readiness
 //! ```
 //!
-//! A private key that others may read is an error in [`check`] if that is everybody, and a warning if it is a
+//! A private key that others may read is an error in [`check()`] if that is everybody, and a warning if it is a
 //! group. At start both are loud warnings only: orchestrators mount secrets with mode 0644, and a mail service
 //! that stays down is the greater harm. At start an expired certificate serves as well, for most clients then ask
 //! their user; it is reported in [`News::problems`].
@@ -35,6 +35,8 @@ pub mod facts;
 pub mod complaints;
 
 pub mod pairs;
+
+mod directory;
 
 pub mod self_signed;
 

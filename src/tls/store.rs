@@ -18,8 +18,9 @@ use rustls::SignatureAlgorithm;
 
 use super::certificate::Pair;
 use super::complaints::{self, Grade};
+use super::directory::Dir;
 use super::names::{self, Index, Names, server_names};
-use super::pairs::{Dir, Files, Found, Made, Source, is_there};
+use super::pairs::{Files, Found, Made, Source, is_there};
 use super::{Error, key_mode, unix};
 use crate::config::settings::{self, CertificateSource};
 
