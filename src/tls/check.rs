@@ -5,11 +5,14 @@
 use std::path::Path;
 use std::time::SystemTime;
 
+use rustls::SupportedCipherSuite;
+
+use super::certificate::Pair;
 use super::complaints::{Complaint, Grade, complaints};
 use super::directory::Dir;
 use super::pairs::Source as _;
 use super::{certificate, chain, key_mode, self_signed, store, unix};
-use crate::config::settings::{self, CertificateFiles, CertificateSource};
+use crate::config::settings::{self, CertificateFiles, CertificateSource, MinVersion};
 
 /// How bad a [`Finding`] is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
@@ -44,6 +47,9 @@ pub(super) fn check_at(settings: &settings::Tls, now: i64) -> Vec<Finding> {
             CertificateSource::Pair(files) => check_files(files, now, &mut say),
             CertificateSource::Dir(dir) => check_dir(dir, now, &mut say),
         }
+    }
+    if !stand_in && let Some(text) = unusable_with_tls12(settings, now) {
+        say(Severity::Warning, text);
     }
     if let Some(made) = &settings.self_signed {
         // While others serve it is not needed, but one day it may be.
@@ -111,6 +117,27 @@ fn check_dir(dir: &Path, now: i64, say: &mut impl FnMut(Severity, String)) {
             say(severity, text);
         }
     }
+}
+
+/// A TLS 1.2 suite goes with one kind of key; those that are named may go with none of the certificates.
+fn unusable_with_tls12(settings: &settings::Tls, now: i64) -> Option<String> {
+    if settings.min_version != MinVersion::Tls12 {
+        return None;
+    }
+    let found: Vec<_> =
+        store::sources(settings).iter_mut().flat_map(|source| source.look(now)).collect();
+    let mut pairs = found.iter().filter_map(|found| found.pair.as_ref().ok()).peekable();
+    pairs.peek()?;
+    let signs = |suite: &SupportedCipherSuite, pair: &Pair| match suite {
+        SupportedCipherSuite::Tls12(suite) => {
+            pair.certified.key.choose_scheme(suite.sign).is_some()
+        }
+        SupportedCipherSuite::Tls13(_) => false,
+    };
+    let usable = pairs.any(|pair| settings.cipher_suites.iter().any(|suite| signs(suite, pair)));
+    (!usable).then(|| {
+        "no cipher suite for TLS 1.2 in `tls.cipher_suites` goes with any of the certificates (ECDHE_ECDSA goes with ECDSA keys, ECDHE_RSA with RSA keys): clients without TLS 1.3 are shut out".to_owned()
+    })
 }
 
 fn severity(complaint: &Complaint) -> Severity {

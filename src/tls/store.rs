@@ -357,7 +357,7 @@ impl Slot {
 }
 
 /// The sources of the operator, without what we make.
-fn sources(settings: &settings::Tls) -> Vec<Box<dyn Source>> {
+pub fn sources(settings: &settings::Tls) -> Vec<Box<dyn Source>> {
     let source = |source: &CertificateSource| -> Box<dyn Source> {
         match source.clone() {
             CertificateSource::Pair(files) => Box::new(Files::new(files)),

@@ -618,12 +618,33 @@ fn versions_group_and_tickets_are_as_promised() {
     assert_eq!(strict.max_early_data_size, 0);
 }
 
+fn named(wanted: &str) -> rustls::SupportedCipherSuite {
+    policy::suites().into_iter().find(|(name, _)| *name == wanted).expect(wanted).1
+}
+
+#[test]
+fn suites_that_go_with_no_certificate_are_a_warning() {
+    let dir = TempDir::new().unwrap();
+    lay(dir.path(), "a", &pems(&["a.example"], 80));
+    let tls13 = named("TLS_AES_128_GCM_SHA256");
+    let with = |suite: &str, min_version| settings::Tls {
+        cipher_suites: vec![tls13, named(suite)],
+        min_version,
+        ..in_dir(dir.path())
+    };
+    let warned = |settings: &settings::Tls| {
+        messages(settings).iter().any(|m| m.starts_with("Warning: no cipher suite for TLS 1.2"))
+    };
+    let (ecdsa, rsa) =
+        ("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256", "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256");
+    assert!(warned(&with(rsa, MinVersion::Tls12)));
+    assert!(!warned(&with(ecdsa, MinVersion::Tls12)));
+    assert!(!warned(&with(rsa, MinVersion::Tls13)));
+}
+
 #[test]
 fn suites_and_groups_are_spoken_as_configured() {
     let dir = TempDir::new().unwrap();
-    let named = |wanted: &str| {
-        policy::suites().into_iter().find(|(name, _)| *name == wanted).expect(wanted).1
-    };
     let suites =
         [named("TLS_CHACHA20_POLY1305_SHA256"), named("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256")];
     let group = policy::groups().into_iter().find(|(name, _)| *name == "secp384r1").unwrap().1;
