@@ -36,12 +36,15 @@ use crate::backend::Backends;
 use crate::config::settings::{Limits, Timeouts};
 use crate::metrics::{Metrics, Phase};
 use crate::proto::imap::line;
+use crate::tls::names::Names;
 use close::{Reason, Session};
 use relay::Pair;
 
 /// What a connection may use.
 pub struct Context {
     pub tls: ArcSwap<ServerConfig>,
+    /// Of the certificates that are served.
+    names: Arc<Names>,
     pub backends: Backends,
     pub limits: Limits,
     pub timeouts: Timeouts,
@@ -83,6 +86,7 @@ impl Drain {
 impl Context {
     pub fn new(
         tls: Arc<ServerConfig>,
+        names: Arc<Names>,
         backends: Backends,
         limits: Limits,
         timeouts: Timeouts,
@@ -93,6 +97,7 @@ impl Context {
         let _ = tls.crypto_provider().secure_random.fill(&mut seed);
         Self {
             tls: ArcSwap::new(tls),
+            names,
             backends,
             limits,
             timeouts,
@@ -183,7 +188,12 @@ async fn encrypt(
     ctx: &Context,
 ) -> Result<tls::Accepted, Reason> {
     let start = Instant::now();
-    match tls::accept(socket, ctx.tls.load_full(), ctx.timeouts.handshake).await {
+    let admit = |name: Option<&str>| {
+        let (found, admitted) = ctx.names.admit(name);
+        ctx.metrics.server_name(found);
+        admitted
+    };
+    match tls::accept(socket, ctx.tls.load_full(), admit, ctx.timeouts.handshake).await {
         Ok(accepted) => {
             let handshake = &accepted.handshake;
             ctx.metrics.handshake_duration.observe(start.elapsed().as_secs_f64());

@@ -28,6 +28,8 @@ use crate::proto::record::Records;
 
 /// A ClientHello may be this long.
 const MAX_HELLO: usize = 64 * 1024;
+/// The fatal alert unrecognized_name (RFC 6066 §3) as a record (RFC 8446 §5.1, §6).
+const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
 /// What TLS adds to a record at most, with room to spare (RFC 8446 §5.2: 256 bytes).
 const RECORD_OVERHEAD: usize = 256;
 const MAX_RECORD: usize = 16 * 1024;
@@ -47,6 +49,8 @@ pub enum Failure {
     /// Only versions older than `tls.min_version`.
     NoCommonVersion,
     NoCommonSuite,
+    /// A server name that no certificate has, and `tls.unknown_name` is `refuse`.
+    UnknownName,
     /// A list of foreign protocols (RFC 7301 §3.2).
     ForeignAlpn,
     /// The client refused our certificate by an alert.
@@ -93,15 +97,16 @@ pub struct Accepted {
     pub handshake: Handshake,
 }
 
-/// Does the handshake within `limit`. What the server says last is sent together with the first
-/// [`Client::send`].
+/// Does the handshake within `limit`, with who asks for a server name that `admit` takes. What the server says last is
+/// sent together with the first [`Client::send`].
 pub async fn accept(
     mut socket: TcpStream,
     config: Arc<ServerConfig>,
+    admit: impl FnOnce(Option<&str>) -> bool,
     limit: Duration,
 ) -> Result<Accepted, (Failure, Reason)> {
     let mut silent = true;
-    match timeout(limit, handshake(&mut socket, config, &mut silent)).await {
+    match timeout(limit, handshake(&mut socket, config, admit, &mut silent)).await {
         Ok(Ok(Shaken { tls, input, unsent, handshake })) => {
             Ok(Accepted { client: Client::new(socket, tls, input, unsent), handshake })
         }
@@ -131,11 +136,16 @@ struct Shaken {
 async fn handshake(
     socket: &mut TcpStream,
     config: Arc<ServerConfig>,
+    admit: impl FnOnce(Option<&str>) -> bool,
     silent: &mut bool,
 ) -> Result<Shaken, (Failure, Reason)> {
     let closed = |_| (Failure::Closed, Reason::HandshakeFailed);
     let mut input = Vec::with_capacity(2048);
     let sni = hello(socket, &mut input, silent).await?;
+    if !admit(sni.as_deref()) {
+        let _ = socket.write_all(UNRECOGNIZED_NAME).await;
+        return Err((Failure::UnknownName, Reason::HandshakeFailed));
+    }
     let ours = |_| (Failure::Other, Reason::Internal);
     let mut tls = Box::new(UnbufferedServerConnection::new(config).map_err(ours)?);
     let mut out = Out::borrow();
