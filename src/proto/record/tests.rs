@@ -72,7 +72,7 @@ impl Pair {
     }
 
     /// What the client has to send, as it goes over the wire.
-    fn from_client(&mut self) -> Vec<u8> {
+    fn client_sends(&mut self) -> Vec<u8> {
         let mut bytes = Vec::new();
         while self.client.wants_write() {
             self.client.write_tls(&mut bytes).unwrap();
@@ -82,7 +82,7 @@ impl Pair {
 
     fn client_says(&mut self, text: &[u8]) -> Vec<u8> {
         self.client.writer().write_all(text).unwrap();
-        self.from_client()
+        self.client_sends()
     }
 
     fn open(&mut self, mut input: Vec<u8>) -> (Result<Opened, Error>, Vec<u8>) {
@@ -199,7 +199,7 @@ fn both_directions_work_with_every_suite() {
             assert_eq!(pair.we_say(&text), text, "{suite:?}, {size}");
         }
         pair.client.send_close_notify();
-        let bytes = pair.from_client();
+        let bytes = pair.client_sends();
         assert_eq!(pair.open(bytes), (Ok(Opened::Closed), Vec::new()));
         let mut out = Vec::new();
         pair.records.close_notify(&mut out).unwrap();
@@ -301,21 +301,21 @@ fn only_what_may_come_behind_a_handshake_is_taken() {
         (HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 0], broken(Alert::UnexpectedMessage)),
         (ContentType::ChangeCipherSpec, &[1], broken(Alert::UnexpectedMessage)),
     ];
-    let tables: [(fn() -> Pair, Vec<_>); 2] =
-        [(tls13, both.iter().chain(&new).collect()), (tls12, both.iter().chain(&old).collect())];
-    for (pair, table) in tables {
-        for (content, payload, expected) in table {
-            let mut forger = pair().forger();
-            let (opened, answers) = forger.send(*content, payload);
-            assert_eq!(opened, *expected, "{content:?} {payload:?}");
-            let fatal = |alert: Alert| vec![(ALERT, vec![ALERT_FATAL, alert.into()])];
-            match opened {
-                Err(Error::Broken(alert)) => assert_eq!(answers, fatal(alert)),
-                Ok(_) if *payload == hello => {
-                    assert_eq!(answers, [(ALERT, vec![ALERT_WARNING, 100])]); // no_renegotiation
-                }
-                _ => assert_eq!(answers, []),
+    let cases = both.iter().flat_map(|case| [(true, case), (false, case)]);
+    let cases = cases.chain(new.iter().map(|case| (true, case)));
+    for (is_tls13, (content, payload, expected)) in
+        cases.chain(old.iter().map(|case| (false, case)))
+    {
+        let mut forger = if is_tls13 { tls13() } else { tls12() }.forger();
+        let (opened, answers) = forger.send(*content, payload);
+        assert_eq!(opened, *expected, "{content:?} {payload:?}");
+        let fatal = |alert: Alert| vec![(ALERT, vec![ALERT_FATAL, alert.into()])];
+        match opened {
+            Err(Error::Broken(alert)) => assert_eq!(answers, fatal(alert)),
+            Ok(_) if *payload == hello => {
+                assert_eq!(answers, [(ALERT, vec![ALERT_WARNING, 100])]); // no_renegotiation
             }
+            _ => assert_eq!(answers, []),
         }
     }
 }
