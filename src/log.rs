@@ -5,6 +5,8 @@
 //! **Invariant:** what a client sent is escaped by [`printable`] and cut at [`MAX_TEXT`] bytes before it is a
 //! field, and no secret ever is one.
 
+pub mod sample;
+
 use std::fmt::Write as _;
 use std::io;
 

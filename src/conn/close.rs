@@ -27,6 +27,8 @@ pub enum Reason {
     NotTlsImap,
     NotTlsHttp,
     NotTls,
+    /// Something that is not TLS came together with STARTTLS or behind it.
+    PlaintextAfterStarttls,
     LoginTimeout,
     TooManyBadCommands,
     TooManyCommands,

@@ -11,6 +11,8 @@ pub mod accept;
 
 pub mod tls;
 
+pub mod failure;
+
 pub mod client;
 
 pub mod dialogue;
@@ -47,6 +49,7 @@ pub struct Context {
     pub timeouts: Timeouts,
     pub metrics: Metrics,
     pub drain: Drain,
+    failures: failure::Sampled,
     /// Sessions open now.
     open: AtomicUsize,
     sessions: AtomicU64,
@@ -98,6 +101,7 @@ impl Context {
             timeouts,
             metrics,
             drain: Drain::default(),
+            failures: failure::Sampled::default(),
             open: AtomicUsize::new(0),
             sessions: AtomicU64::new(0),
             seed: u64::from_le_bytes(seed),
@@ -167,7 +171,7 @@ async fn until_login(
     session: &mut Session,
     ctx: &Context,
 ) -> Result<relay::Pair, Reason> {
-    let accepted = encrypt(socket, session, ctx).await?; //           Socket -> Client: its handshake is done
+    let accepted = tls::accept(socket, None, session, ctx).await?; //           Socket -> Client: its handshake is done
     session.handshake = Some(accepted.handshake);
     session.phase(Phase::Login);
     let mut dialogue = dialogue::greet(accepted.client, accepted.said, ctx).await?; // Client -> Dialogue: greeted
@@ -176,29 +180,5 @@ async fn until_login(
         if let Some(logged_in) = backend::log_in(&mut dialogue, &login, session, ctx).await? {
             break Ok(dialogue.into_pair(logged_in));
         } // refused: the client was told, and may try again
-    }
-}
-
-async fn encrypt(
-    socket: TcpStream,
-    session: &mut Session,
-    ctx: &Context,
-) -> Result<tls::Accepted, Reason> {
-    let start = Instant::now();
-    match tls::accept(socket, ctx.tls.load_full(), ctx.timeouts.handshake).await {
-        Ok(accepted) => {
-            let handshake = &accepted.handshake;
-            ctx.metrics.handshake_duration.observe(start.elapsed().as_secs_f64());
-            let resumed = if handshake.resumed { "true" } else { "false" };
-            let labels = [handshake.version, handshake.cipher, handshake.group, resumed];
-            ctx.metrics.handshakes.with_label_values(&labels).inc();
-            Ok(accepted)
-        }
-        Err((failure, reason)) => {
-            ctx.metrics.handshake_failed(failure);
-            let why = <&str>::from(failure);
-            tracing::debug!(session = close::session_id(session.id), client = %session.client, why, "handshake failed");
-            Err(reason)
-        }
     }
 }

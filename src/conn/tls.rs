@@ -1,47 +1,26 @@
 //! The handshake: from a socket to a [`Client`].
 //!
-//! The first bytes are looked at before: plaintext IMAP gets one readable BYE, HTTP a 400 page.
-//! Limits: `timeouts.handshake` for all of it, [`MAX_HELLO`] bytes before the ClientHello is whole.
-//! Not here: which certificate and versions are offered (`crate::tls`), and bytes after the handshake
-//! ([`super::client`]).
+//! The first bytes are looked at before anybody answers (`proto::client_hello`): what is no TLS is told so, what can't
+//! come to anything is refused here, the rest goes to rustls as it came.
+//! Limits: `timeouts.handshake` for all of it, `MAX_HELLO` bytes before the ClientHello is whole.
+//! Not here: which certificate and versions are offered (`crate::tls`), why a handshake fails
+//! ([`super::failure`]), and bytes after the handshake ([`super::client`]).
 
 use std::sync::Arc;
-use std::time::Duration;
 
-use rustls::server::{Acceptor, UnbufferedServerConnection};
-use rustls::{AlertDescription, HandshakeKind, PeerIncompatible, ProtocolVersion, ServerConfig};
+use rustls::server::UnbufferedServerConnection;
+use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 use zeroize::Zeroize as _;
 
+use super::Context;
 use super::client::{Client, Out, Processed, linger, process};
-use super::close::Reason;
+use super::close::{Reason, Session};
+use super::failure::{Failed, Failure, Offer, PLAINTEXT_BYE};
 use super::socket::Unsent;
-
-/// A ClientHello may be this long.
-const MAX_HELLO: usize = 64 * 1024;
-/// Why a handshake failed: the label `reason`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
-#[strum(serialize_all = "snake_case")]
-pub enum Failure {
-    NotTls,
-    Timeout,
-    /// The client closed the connection, or it broke.
-    Closed,
-    /// Only versions older than `tls.min_version`.
-    NoCommonVersion,
-    NoCommonSuite,
-    /// A list of foreign protocols (RFC 7301 §3.2).
-    ForeignAlpn,
-    /// The client refused our certificate by an alert.
-    CertificateRefused,
-    /// It sent another alert.
-    AlertReceived,
-    /// What it sent is against the protocol.
-    Malformed,
-    Other,
-}
+use crate::proto::client_hello::{Foreign, Look, Reader, Version};
 
 /// What was negotiated.
 pub struct Handshake {
@@ -79,193 +58,137 @@ pub struct Accepted {
     pub said: Vec<u8>,
 }
 
-/// Does the handshake within `limit`. What the server says last is sent together with the first
-/// [`Client::send`].
+/// Does the handshake within `timeouts.handshake`. `greeted`: the client came by STARTTLS, and its login must be done
+/// by then. What the server says last is sent together with the first [`Client::send`].
 pub async fn accept(
-    mut socket: TcpStream,
-    config: Arc<ServerConfig>,
-    limit: Duration,
-) -> Result<Accepted, (Failure, Reason)> {
-    let mut silent = true;
-    match timeout(limit, handshake(&mut socket, config, &mut silent)).await {
+    socket: TcpStream,
+    greeted: Option<Instant>,
+    session: &Session,
+    ctx: &Context,
+) -> Result<Accepted, Reason> {
+    let start = Instant::now();
+    let limit = start + ctx.timeouts.handshake;
+    let deadline = greeted.map_or(limit, |login| limit.min(login));
+    let mut shaking =
+        Shaking { socket, starttls: greeted.is_some(), silent: true, hello: None, offer: None };
+    let shaken = timeout_at(deadline, shaking.handshake(ctx.tls.load_full())).await;
+    if let Some(version) = shaking.hello {
+        ctx.metrics.client_hello(version);
+    }
+    let failed = match shaken {
         Ok(Ok(shaken)) => {
-            let Shaken { tls, partial, unsent, ended, handshake, said } = shaken;
-            Ok(Accepted {
-                client: Client::new(socket, tls, partial, unsent, ended),
-                handshake,
-                said,
-            })
+            let Shaken { tls, partial, unsent, ended, said } = shaken;
+            let handshake = Handshake::of(&tls, shaking.offer.and_then(|offer| offer.sni));
+            ctx.metrics.handshake(&handshake, start.elapsed());
+            let client = Client::new(shaking.socket, tls, partial, unsent, ended);
+            return Ok(Accepted { client, handshake, said });
         }
         Ok(Err(failed)) => {
-            linger(&mut socket).await;
-            Err(failed)
+            linger(&mut shaking.socket).await;
+            failed
         }
         Err(_) => {
-            if silent {
+            if shaking.silent && !shaking.starttls {
                 // A mail client set to "no encryption" waits for us to speak first: tell the person.
-                let _ = socket.try_write(PLAINTEXT_BYE);
+                let _ = shaking.socket.try_write(PLAINTEXT_BYE);
             }
-            Err((Failure::Timeout, Reason::HandshakeTimeout))
+            Failure::Timeout.into()
         }
-    }
+    };
+    Err(Failed { offer: shaking.offer, ..failed }.report(session, ctx))
 }
 
-/// All of [`Accepted`] but the socket.
+/// A handshake under way, and what is known of the client so far.
+struct Shaking {
+    socket: TcpStream,
+    starttls: bool,
+    /// Not a byte came.
+    silent: bool,
+    hello: Option<Version>,
+    offer: Option<Offer>,
+}
+
+/// What rustls leaves behind.
 struct Shaken {
     tls: UnbufferedServerConnection,
     partial: Vec<u8>,
     unsent: Unsent,
     ended: bool,
-    handshake: Handshake,
     said: Vec<u8>,
 }
 
-async fn handshake(
-    socket: &mut TcpStream,
-    config: Arc<ServerConfig>,
-    silent: &mut bool,
-) -> Result<Shaken, (Failure, Reason)> {
-    let closed = |_| (Failure::Closed, Reason::HandshakeFailed);
-    let mut input = Vec::with_capacity(2048);
-    let sni = hello(socket, &mut input, silent).await?;
-    let mut tls =
-        UnbufferedServerConnection::new(config).map_err(|_| (Failure::Other, Reason::Internal))?;
-    let (mut said, mut out) = (Vec::new(), Out::borrow());
-    let ended = loop {
-        match process(&mut tls, &mut input, &mut said, &mut out) {
-            Ok(processed) if !tls.is_handshaking() => break processed == Processed::Closed,
-            Ok(_) => {}
-            Err(error) => {
-                let alert = out.take();
-                let _ = socket.write_all(&alert).await;
-                return Err((Failure::of(&error), Reason::HandshakeFailed));
+impl Shaking {
+    async fn handshake(&mut self, config: Arc<ServerConfig>) -> Result<Shaken, Failed> {
+        let mut input = Vec::with_capacity(2048);
+        self.look(&mut input).await?;
+        // There is a certificate for everybody: the first, if no other fits.
+        let serves = |_name: Option<&str>| true;
+        if let Some(failure) = self.offer.as_ref().and_then(|offer| offer.refused(serves)) {
+            return Err(self.refuse(failure).await);
+        }
+        let mut tls = UnbufferedServerConnection::new(config).map_err(|_| Failure::Internal)?;
+        let (mut said, mut out) = (Vec::new(), Out::borrow());
+        let ended = loop {
+            match process(&mut tls, &mut input, &mut said, &mut out) {
+                Ok(processed) if !tls.is_handshaking() => break processed == Processed::Closed,
+                Ok(_) => {}
+                Err(error) => {
+                    let alert = out.take();
+                    let _ = self.socket.write_all(&alert).await;
+                    let failure = Failure::of(&error, self.offer.as_ref());
+                    return Err(Failed { detail: Some(error.to_string()), ..failure.into() });
+                }
+            }
+            let flight = out.take();
+            self.socket.write_all(&flight).await.map_err(|_| Failure::Closed)?;
+            self.read(&mut input).await?;
+            out = Out::borrow();
+        };
+        let mut unsent = Unsent::default();
+        unsent.keep(out.bytes());
+        // What was decrypted in here may be a login that came together with the handshake's end.
+        let partial = input.clone();
+        input.zeroize();
+        Ok(Shaken { tls, partial, unsent, ended, said })
+    }
+
+    /// Reads until the ClientHello is whole, or as much of it as can be read, and answers what is no TLS.
+    async fn look(&mut self, input: &mut Vec<u8>) -> Result<(), Failed> {
+        let mut reader = Reader::default();
+        loop {
+            self.read(input).await?;
+            self.silent = false;
+            match reader.look(input) {
+                Look::More => {}
+                Look::Hello(hello) => {
+                    self.hello = Some(hello.version);
+                    self.offer = Some(Offer::from(&hello));
+                    return Ok(());
+                }
+                Look::Foreign(foreign) => {
+                    if let Foreign::Ssl2(version) = foreign {
+                        self.hello = Some(version);
+                    }
+                    let failure = Failure::from(foreign);
+                    let plaintext = self.starttls && failure != Failure::NotTlsSsl2;
+                    let failure = if plaintext { Failure::PlaintextAfterStarttls } else { failure };
+                    return Err(self.refuse(failure).await);
+                }
+                Look::Unreadable => return Ok(()), // rustls says what is wrong, with its alert
             }
         }
-        let flight = out.take();
-        socket.write_all(&flight).await.map_err(closed)?;
-        if socket.read_buf(&mut input).await.map_err(closed)? == 0 {
-            return Err((Failure::Closed, Reason::HandshakeFailed));
-        }
-        out = Out::borrow();
-    };
-    let mut unsent = Unsent::default();
-    unsent.keep(out.bytes());
-    // What was decrypted in here may be a login that came together with the handshake's end.
-    let partial = input.clone();
-    input.zeroize();
-    let handshake = Handshake::of(&tls, sni);
-    Ok(Shaken { tls, partial, unsent, ended, handshake, said })
-}
-
-/// Reads until the ClientHello is whole, answers what is no TLS, and returns the SNI.
-async fn hello(
-    socket: &mut TcpStream,
-    input: &mut Vec<u8>,
-    silent: &mut bool,
-) -> Result<Option<Box<str>>, (Failure, Reason)> {
-    let closed = |_| (Failure::Closed, Reason::HandshakeFailed);
-    let mut acceptor = Acceptor::default();
-    loop {
-        let seen = input.len();
-        if socket.read_buf(input).await.map_err(closed)? == 0 {
-            // Nothing at all: a port check, or a person who gave up.
-            return Err((Failure::Closed, Reason::HandshakeFailed));
-        }
-        *silent = false;
-        if let Some(other) = NotTls::of(input) {
-            let _ = socket.write_all(other.answer()).await;
-            return Err((Failure::NotTls, other.reason()));
-        }
-        let mut fresh = &input[seen..];
-        while !fresh.is_empty() {
-            if !matches!(acceptor.read_tls(&mut fresh), Ok(1..)) {
-                return Ok(None); // the connection proper says what is wrong, with its alert
-            }
-        }
-        match acceptor.accept() {
-            Ok(Some(accepted)) => return Ok(accepted.client_hello().server_name().map(Box::from)),
-            Ok(None) if input.len() < MAX_HELLO => {}
-            Ok(None) | Err(_) => return Ok(None),
-        }
     }
-}
 
-/// What was sent to the TLS port in clear.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum NotTls {
-    Imap,
-    Http,
-    Other,
-}
-
-const PLAINTEXT_BYE: &[u8] =
-    b"* BYE This port speaks IMAP over TLS only: choose SSL/TLS as the connection security.\r\n";
-const HTTP_PAGE: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
-    Content-Length: 66\r\nConnection: close\r\n\r\n\
-    This port speaks IMAP over TLS. It is meant for mail programs only";
-
-impl NotTls {
-    /// By the first bytes: a TLS record of the handshake begins with 22 and 3 (RFC 8446 §5.1).
-    fn of(bytes: &[u8]) -> Option<Self> {
-        const METHODS: [&[u8]; 8] =
-            [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"OPTIONS ", b"CONNECT ", b"DELETE ", b"PRI * "];
-        match bytes {
-            [] | [22] | [22, 3, ..] => None,
-            _ if METHODS.iter().any(|method| bytes.starts_with(method)) => Some(Self::Http),
-            _ if METHODS.iter().any(|method| method.starts_with(bytes)) => None, // too short to tell
-            [first, ..] if first.is_ascii_graphic() || first.is_ascii_whitespace() => {
-                Some(Self::Imap)
-            }
-            _ => Some(Self::Other),
+    async fn read(&mut self, input: &mut Vec<u8>) -> Result<(), Failure> {
+        match self.socket.read_buf(input).await {
+            Ok(1..) => Ok(()),
+            Ok(0) | Err(_) => Err(Failure::Closed),
         }
     }
 
-    fn answer(self) -> &'static [u8] {
-        match self {
-            Self::Imap => PLAINTEXT_BYE,
-            Self::Http => HTTP_PAGE,
-            Self::Other => b"",
-        }
-    }
-
-    fn reason(self) -> Reason {
-        match self {
-            Self::Imap => Reason::NotTlsImap,
-            Self::Http => Reason::NotTlsHttp,
-            Self::Other => Reason::NotTls,
-        }
-    }
-}
-
-impl Failure {
-    fn of(error: &rustls::Error) -> Self {
-        match error {
-            rustls::Error::NoApplicationProtocol => Self::ForeignAlpn,
-            rustls::Error::PeerIncompatible(
-                PeerIncompatible::SupportedVersionsExtensionRequired
-                | PeerIncompatible::Tls12NotOffered
-                | PeerIncompatible::Tls12NotOfferedOrEnabled
-                | PeerIncompatible::Tls13RequiredForQuic
-                | PeerIncompatible::ServerDoesNotSupportTls12Or13
-                | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
-            ) => Self::NoCommonVersion,
-            rustls::Error::PeerIncompatible(_) => Self::NoCommonSuite,
-            rustls::Error::AlertReceived(
-                AlertDescription::UnknownCA
-                | AlertDescription::BadCertificate
-                | AlertDescription::CertificateExpired
-                | AlertDescription::CertificateUnknown
-                | AlertDescription::UnsupportedCertificate,
-            ) => Self::CertificateRefused,
-            rustls::Error::AlertReceived(_) => Self::AlertReceived,
-            rustls::Error::InvalidMessage(_)
-            | rustls::Error::InappropriateMessage { .. }
-            | rustls::Error::InappropriateHandshakeMessage { .. }
-            | rustls::Error::PeerMisbehaved(_)
-            | rustls::Error::DecryptError
-            | rustls::Error::PeerSentOversizedRecord => Self::Malformed,
-            _ => Self::Other,
-        }
+    async fn refuse(&mut self, failure: Failure) -> Failed {
+        let _ = self.socket.write_all(failure.answer()).await;
+        failure.into()
     }
 }
 
@@ -285,28 +208,5 @@ impl Handshake {
             .unwrap_or("none");
         let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
         Self { version, cipher, group, resumed, sni }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_http_page_is_as_long_as_it_says() {
-        let page = std::str::from_utf8(HTTP_PAGE).expect("ASCII");
-        let (head, body) = page.split_once("\r\n\r\n").expect("a head and a body");
-        assert!(head.contains(&format!("Content-Length: {}", body.len())), "{}", body.len());
-    }
-
-    #[test]
-    fn what_is_not_tls_is_told_by_its_first_bytes() {
-        assert_eq!(NotTls::of(b"\x16\x03\x01"), None);
-        assert_eq!(NotTls::of(b"\x16"), None);
-        assert_eq!(NotTls::of(b"GE"), None);
-        assert_eq!(NotTls::of(b"GET / HTTP/1.1"), Some(NotTls::Http));
-        assert_eq!(NotTls::of(b"a1 CAPABILITY\r\n"), Some(NotTls::Imap));
-        assert_eq!(NotTls::of(b"\x80\x2e\x01\x03\x01"), Some(NotTls::Other));
-        assert_eq!(NotTls::of(b"\x16\x05"), Some(NotTls::Other));
     }
 }
