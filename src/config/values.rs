@@ -13,7 +13,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::mistakes::{Mistakes, shown};
 use super::read::{At, Read, Several, Tried, nearest, one_of, scalar};
-use super::settings::{LogFormat, MinVersion};
+use super::settings::{ListenTls, LogFormat, MinVersion};
 use super::yaml::Node;
 
 /// Describes a type to the JSON Schema in place, without a name of its own.
@@ -300,6 +300,18 @@ impl Read for MinVersion {
 }
 
 schema!([] MinVersion, _generator => worded(&VERSIONS));
+
+const LISTEN_TLS: [&str; 2] = ["implicit", "starttls"];
+
+impl Read for ListenTls {
+    const EXPECTED: &'static str = "implicit or starttls";
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        word(node, mistakes, &LISTEN_TLS, &[Self::Implicit, Self::StartTls])
+    }
+}
+
+schema!([] ListenTls, _generator => worded(&LISTEN_TLS));
 
 /// `log.level`
 #[derive(Clone, Copy, Debug)]

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Context;
+use super::accept::Listener;
 use super::tls::Handshake;
 use crate::log::printable;
 use crate::metrics::{LoginResult, Phase};
@@ -62,7 +63,7 @@ pub struct Session {
     ctx: Arc<Context>,
     pub id: u64,
     pub client: SocketAddr,
-    listener: Arc<str>,
+    listener: Arc<Listener>,
     pub handshake: Option<Handshake>,
     /// Name and user once somebody is logged in.
     pub backend: Option<Arc<str>>,
@@ -75,7 +76,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn open(ctx: &Arc<Context>, client: SocketAddr, listener: &Arc<str>) -> Self {
+    pub fn open(ctx: &Arc<Context>, client: SocketAddr, listener: &Arc<Listener>) -> Self {
         ctx.metrics.sessions(Phase::Handshake).inc();
         Self {
             ctx: Arc::clone(ctx),
@@ -146,7 +147,7 @@ impl Drop for Session {
         tracing::info!(
             session = session_id(self.id),
             client = %self.client,
-            listener = &*self.listener,
+            listener = &*self.listener.name,
             tls_version = handshake.map(|h| h.version),
             tls_cipher = handshake.map(|h| h.cipher),
             tls_group = handshake.map(|h| h.group),

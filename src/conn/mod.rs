@@ -2,12 +2,14 @@
 //! before returned, so none can be skipped, and has one deadline from Settings.
 //!
 //! ```text
-//! accept ── Socket ──▶ tls ── Client ──▶ dialogue ── Login ──▶ backend ── Pair ──▶ relay ──▶ close
-//!                                           ▲                    │
-//!                                           └──── refused ───────┘
+//! accept ── Socket ──▶ [starttls ──▶] tls ── Client ──▶ dialogue ── Login ──▶ backend ── Pair ──▶ relay ──▶ close
+//!                                                          ▲                    │
+//!                                                          └──── refused ───────┘
 //! ```
 
 pub mod accept;
+
+pub mod starttls;
 
 pub mod tls;
 
@@ -36,9 +38,10 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::Backends;
-use crate::config::settings::{Limits, Timeouts};
-use crate::metrics::{Metrics, Phase};
+use crate::config::settings::{Limits, ListenTls, Timeouts};
+use crate::metrics::Metrics;
 use crate::proto::imap::line;
+use accept::Listener;
 use close::{Reason, Session};
 
 /// What a connection may use.
@@ -145,20 +148,30 @@ impl Context {
 }
 
 /// Serves one connection from its first byte to its last log line.
-pub async fn serve(socket: TcpStream, client: SocketAddr, listener: Arc<str>, ctx: Arc<Context>) {
+pub async fn serve(
+    socket: TcpStream,
+    client: SocketAddr,
+    listener: Arc<Listener>,
+    ctx: Arc<Context>,
+) {
     let mut session = Session::open(&ctx, client, &listener);
-    let reason = match path(socket, &mut session, &ctx).await {
+    let reason = match path(socket, listener.tls, &mut session, &ctx).await {
         Ok(reason) | Err(reason) => reason,
     };
     session.close(reason);
 }
 
-async fn path(socket: TcpStream, session: &mut Session, ctx: &Context) -> Result<Reason, Reason> {
+async fn path(
+    socket: TcpStream,
+    tls: ListenTls,
+    session: &mut Session,
+    ctx: &Context,
+) -> Result<Reason, Reason> {
     // On the heap, so that years in the relay don't carry the size of the handshake.
     let pair = Box::pin(async {
         tokio::select! {
             biased;
-            pair = until_login(socket, session, ctx) => pair,
+            pair = until_login(socket, tls, session, ctx) => pair,
             () = ctx.drain.over(ctx.timeouts.drain) => Err(Reason::Drain),
         }
     });
@@ -168,13 +181,21 @@ async fn path(socket: TcpStream, session: &mut Session, ctx: &Context) -> Result
 
 async fn until_login(
     socket: TcpStream,
+    tls: ListenTls,
     session: &mut Session,
     ctx: &Context,
 ) -> Result<relay::Pair, Reason> {
-    let accepted = tls::accept(socket, None, session, ctx).await?; //           Socket -> Client: its handshake is done
-    session.handshake = Some(accepted.handshake);
-    session.phase(Phase::Login);
-    let mut dialogue = dialogue::greet(accepted.client, accepted.said, ctx).await?; // Client -> Dialogue: greeted
+    let mut dialogue = match tls {
+        ListenTls::Implicit => {
+            let (client, said) = tls::accept(socket, None, session, ctx).await?; // Socket -> Client: encrypted
+            dialogue::greet(client, said, ctx).await? //                            Client -> Dialogue: greeted
+        }
+        ListenTls::StartTls => {
+            let (socket, deadline) = starttls::wait(socket, session, ctx).await?; // greeted, and said STARTTLS
+            let (client, said) = tls::accept(socket, Some(deadline), session, ctx).await?;
+            dialogue::resume(client, said, deadline, ctx)
+        }
+    };
     loop {
         let login = dialogue.next_login(ctx).await?; //               a whole LOGIN or AUTHENTICATE
         if let Some(logged_in) = backend::log_in(&mut dialogue, &login, session, ctx).await? {

@@ -20,6 +20,7 @@ use super::client::{Client, Out, Processed, linger, process};
 use super::close::{Reason, Session};
 use super::failure::{Failed, Failure, Offer, PLAINTEXT_BYE};
 use super::socket::Unsent;
+use crate::metrics::Phase;
 use crate::proto::client_hello::{Foreign, Look, Reader, Version};
 
 /// What was negotiated.
@@ -51,21 +52,15 @@ pub fn combinations(config: &ServerConfig) -> Vec<(&'static str, &'static str, &
     all
 }
 
-/// A client behind its handshake, what was negotiated, and what the client said in the same breath.
-pub struct Accepted {
-    pub client: Client,
-    pub handshake: Handshake,
-    pub said: Vec<u8>,
-}
-
-/// Does the handshake within `timeouts.handshake`. `greeted`: the client came by STARTTLS, and its login must be done
-/// by then. What the server says last is sent together with the first [`Client::send`].
+/// Does the handshake within `timeouts.handshake`; what was negotiated goes to `session`. `greeted`: the client came by
+/// STARTTLS, and its login must be done by then. Out: the client, and what it said in the same breath. What the server
+/// says last is sent together with the first [`Client::send`].
 pub async fn accept(
     socket: TcpStream,
     greeted: Option<Instant>,
-    session: &Session,
+    session: &mut Session,
     ctx: &Context,
-) -> Result<Accepted, Reason> {
+) -> Result<(Client, Vec<u8>), Reason> {
     let start = Instant::now();
     let limit = start + ctx.timeouts.handshake;
     let deadline = greeted.map_or(limit, |login| limit.min(login));
@@ -80,8 +75,9 @@ pub async fn accept(
             let Shaken { tls, partial, unsent, ended, said } = shaken;
             let handshake = Handshake::of(&tls, shaking.offer.and_then(|offer| offer.sni));
             ctx.metrics.handshake(&handshake, start.elapsed());
-            let client = Client::new(shaking.socket, tls, partial, unsent, ended);
-            return Ok(Accepted { client, handshake, said });
+            session.handshake = Some(handshake);
+            session.phase(Phase::Login);
+            return Ok((Client::new(shaking.socket, tls, partial, unsent, ended), said));
         }
         Ok(Err(failed)) => {
             linger(&mut shaking.socket).await;
