@@ -247,11 +247,13 @@ impl Offer {
 
     /// What was missing when no certificate of ours would do.
     fn missing(&self) -> Failure {
-        match (self.group, self.ecdsa, self.rsa) {
-            (false, _, _) => Failure::NoCommonGroup,
-            (true, true, false) => Failure::NeedsEcdsaCertificate,
-            (true, false, true) => Failure::NeedsRsaCertificate,
-            (true, _, _) => Failure::NoCommonSuite,
+        match (self.ecdsa, self.rsa) {
+            // First: a client without any such suite has no use for groups either.
+            (false, false) => Failure::NoCommonSuite,
+            _ if !self.group => Failure::NoCommonGroup,
+            (true, false) => Failure::NeedsEcdsaCertificate,
+            (false, true) => Failure::NeedsRsaCertificate,
+            (true, true) => Failure::NoCommonSuite,
         }
     }
 }
@@ -356,6 +358,7 @@ mod tests {
             (&none, offer(v, true, false, true), Failure::NeedsEcdsaCertificate),
             (&none, offer(v, false, true, true), Failure::NeedsRsaCertificate),
             (&suites, offer(v, false, false, true), Failure::NoCommonSuite),
+            (&suites, offer(v, false, false, false), Failure::NoCommonSuite),
             (&suites, offer(v, true, true, false), Failure::NoCommonGroup),
             (&versions, offer(v, true, true, true), Failure::BelowMinVersion),
             (&versions, offer(Version::Tls11, true, true, true), Failure::OnlyOldVersions),
