@@ -4,7 +4,8 @@
 //! of ours, so nothing that a client sends can ever make a series; each series that can exist is there
 //! as 0 from the start. What the data path touches is resolved once and is then one atomic addition.
 
-use std::sync::Arc;
+use std::collections::BTreeSet;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::{
@@ -20,6 +21,8 @@ use crate::conn::tls::Handshake;
 use crate::proto::client_hello::Version;
 use crate::proto::imap::follow::Verb;
 use crate::proto::imap::sasl::Mechanism;
+use crate::tls::names::Match;
+use crate::tls::store::State;
 
 /// Where a session stands: the label `phase`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
@@ -65,8 +68,12 @@ pub struct Metrics {
     handshakes: IntCounterVec,
     handshake_failures: Vec<IntCounter>,
     handshake_duration: Histogram,
+    server_names: Vec<IntCounter>,
     certificate_not_after: GaugeVec,
+    certificates_shown: Mutex<BTreeSet<String>>,
     reloads: IntCounterVec,
+    last_reload: GaugeVec,
+    last_reload_successful: IntGaugeVec,
     pub client_to_backend: IntCounter,
     pub backend_to_client: IntCounter,
     logins: IntCounterVec,
@@ -194,10 +201,16 @@ impl Metrics {
             SECONDS_OF_COMMAND,
             &["command", "backend"],
         )?;
+        let server_names = counters(
+            r,
+            "tls_server_names_total",
+            "ClientHellos, by how a certificate was found for the name that they ask for",
+            &["match"],
+        )?;
         let certificate_not_after = GaugeVec::new(
             named(
                 "tls_certificate_not_after_timestamp_seconds",
-                "When a certificate expires, as Unix time",
+                "When a certificate expires, as Unix time: the one that is served, and the one in its file; 0 if there is none",
             ),
             &["certificate", "state"],
         )?;
@@ -211,6 +224,19 @@ impl Metrics {
         for result in ["ok", "failed"] {
             reloads.with_label_values(&["certificate", result]);
         }
+        let last_reload = GaugeVec::new(
+            named(
+                "last_reload_timestamp_seconds",
+                "When a change was last taken or refused, the start included, as Unix time",
+            ),
+            &["what"],
+        )?;
+        r.register(Box::new(last_reload.clone()))?;
+        let last_reload_successful = IntGaugeVec::new(
+            named("last_reload_successful", "Whether everything is served as it lies in its files"),
+            &["what"],
+        )?;
+        r.register(Box::new(last_reload_successful.clone()))?;
         let build =
             GaugeVec::new(named("build_info", "Always 1"), &["version", "rustls", "provider"])?;
         build
@@ -274,8 +300,15 @@ impl Metrics {
                 "How long completed TLS handshakes took, the network included",
                 SECONDS_OF_TLS,
             )?,
+            server_names: Match::VARIANTS
+                .iter()
+                .map(|m| server_names.with_label_values(&[<&str>::from(*m)]))
+                .collect(),
             certificate_not_after,
+            certificates_shown: Mutex::default(),
             reloads,
+            last_reload,
+            last_reload_successful,
             client_to_backend: bytes.with_label_values(&["client_to_backend"]),
             backend_to_client: bytes.with_label_values(&["backend_to_client"]),
             logins,
@@ -299,7 +332,7 @@ impl Metrics {
 
     pub fn handshake(&self, done: &Handshake, took: Duration) {
         let resumed = if done.resumed { "true" } else { "false" };
-        let labels = [done.version, done.cipher, done.group, resumed];
+        let labels = [done.version(), done.cipher(), done.group(), resumed];
         self.handshakes.with_label_values(&labels).inc();
         self.handshake_duration.observe(took.as_secs_f64());
     }
@@ -317,15 +350,40 @@ impl Metrics {
         &self.backends[index]
     }
 
-    /// The expiry of the certificate that new handshakes get.
-    pub fn certificate(&self, name: &str, not_after: i64) {
-        self.certificate_not_after.reset(); // one that is no longer served must not seem to expire
-        self.certificate_not_after.with_label_values(&[name, "served"]).set(not_after as f64);
+    pub fn server_name(&self, found: Match) {
+        self.server_names[found as usize].inc();
     }
 
-    /// A certificate that changed while the proxy ran was taken, or refused.
-    pub fn certificate_reloaded(&self, taken: bool) {
-        self.reloads.with_label_values(&["certificate", if taken { "ok" } else { "failed" }]).inc();
+    /// What is served and what lies in the files.
+    pub fn certificates(&self, state: &State) {
+        let gauge = &self.certificate_not_after;
+        for one in &state.certificates {
+            let name = one.certificate.as_str();
+            gauge.with_label_values(&[name, "served"]).set(one.served.unwrap_or(0) as f64);
+            gauge.with_label_values(&[name, "on_disk"]).set(one.on_disk.unwrap_or(0) as f64);
+        }
+        // One that is no longer there must not seem to expire.
+        let now = state.certificates.iter().map(|one| one.certificate.clone()).collect();
+        let mut shown = self.certificates_shown.lock().unwrap_or_else(PoisonError::into_inner);
+        for gone in std::mem::replace(&mut *shown, now).difference(&shown) {
+            for state in ["served", "on_disk"] {
+                let _ = gauge.remove_label_values(&[gone.as_str(), state]);
+            }
+        }
+        drop(shown);
+        let well = self.last_reload_successful.with_label_values(&["certificate"]);
+        well.set(state.all_taken.into());
+    }
+
+    /// A change was taken (`ok`) or refused (`failed`) at `now`, Unix time.
+    pub fn certificates_reloaded(&self, result: &str, now: i64) {
+        self.reloads.with_label_values(&["certificate", result]).inc();
+        self.certificates_loaded(now);
+    }
+
+    /// The start, and every change after it.
+    pub fn certificates_loaded(&self, now: i64) {
+        self.last_reload.with_label_values(&["certificate"]).set(now as f64);
     }
 }
 

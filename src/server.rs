@@ -2,7 +2,7 @@
 //!
 //! Start: certificates, listeners, then the accept loops and the tasks that keep the backends known. Stop, on SIGTERM or
 //! SIGINT: readiness goes 503, listeners close, sessions are told BYE, what is left after `timeouts.drain` is
-//! closed; a second signal ends it at once.
+//! closed; a second signal ends it at once. SIGHUP has the certificates read again (`tls::reload`).
 
 use std::io;
 use std::net::SocketAddr;
@@ -11,7 +11,7 @@ use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
-use tokio::time::{sleep, timeout};
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,9 +21,8 @@ use crate::config::settings::{ListenTls, Settings};
 use crate::conn::{self, Context, accept, socket};
 use crate::metrics::Metrics;
 use crate::tls;
+use crate::tls::reload::{self, Occasion};
 
-/// How often the certificate's files and age are looked at.
-const CERTIFICATE_CHECK: Duration = Duration::from_secs(60);
 /// What sessions get beyond `timeouts.drain` to write their last words.
 const GRACE: Duration = Duration::from_secs(3);
 /// Descriptors for everything that is not a session: log, listeners, metrics, resolver.
@@ -51,20 +50,23 @@ pub struct Bound {
 /// Serves until a signal says stop. `started` is called once everything listens.
 pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Signals)?;
+    let hangup = signal(SignalKind::hangup()).map_err(Error::Signals)?;
     fit_descriptors(&mut settings);
-    let mut source = tls::Source::new(settings.tls.clone());
-    let loaded = source.load(SystemTime::now())?;
+    let mut store = tls::Store::new(&settings.tls);
+    let news = store.load(SystemTime::now())?;
+    let tls = tls::server_config(&settings.tls, store.names())?;
     let listeners = bind_all(&settings)?;
     let names: Vec<String> =
         settings.listen.iter().map(|listen| listen.address.to_string()).collect();
     let servers: Vec<String> =
         settings.backend.servers.iter().map(|server| server.address.to_string()).collect();
-    let metrics = Metrics::new(&names, &servers, &conn::tls::combinations(&loaded.config))?;
+    let metrics = Metrics::new(&names, &servers, &conn::tls::combinations(&tls))?;
     let readiness = Arc::new(Readiness::new(servers));
-    announce(&loaded, &readiness, &metrics);
+    reload::announce(&news, Occasion::Start, &store, &metrics, &readiness);
     let backends = Backends::new(&settings, &metrics, Arc::clone(&readiness));
     let ctx = Arc::new(Context::new(
-        loaded.config,
+        tls,
+        store.names(),
         backends,
         settings.limits,
         settings.timeouts,
@@ -109,7 +111,10 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
         let keep = async move { learn::keep(&ctx.backends, &ctx.backends.servers()[index]).await };
         background.spawn(stop_background.clone().run_until_cancelled_owned(keep));
     }
-    let renewal = renew(Arc::clone(&ctx), source, Arc::clone(&readiness));
+    let renewal = {
+        let (ctx, readiness) = (Arc::clone(&ctx), Arc::clone(&readiness));
+        async move { reload::keep(store, &ctx.metrics, &readiness, hangup).await }
+    };
     background.spawn(stop_background.clone().run_until_cancelled_owned(renewal));
     started(&bound);
 
@@ -183,52 +188,6 @@ fn fit_descriptors(settings: &mut Settings) {
             settings.limits.connections
         );
         settings.limits.connections = fit;
-    }
-}
-
-fn announce(loaded: &tls::Loaded, readiness: &Readiness, metrics: &Metrics) {
-    for problem in &loaded.problems {
-        tracing::error!("{problem}");
-    }
-    for notice in &loaded.notice {
-        tracing::warn!("{notice}");
-    }
-    tracing::info!(
-        certificate = loaded.certificate,
-        names = loaded.names.join(" "),
-        "serving certificate"
-    );
-    readiness.set_certificate_not_after(loaded.not_after);
-    metrics.certificate(&loaded.certificate, loaded.not_after);
-}
-
-/// Serves a new certificate when the self-made one is due or the files have changed; live sessions go on. One that
-/// does not load is said once, and the old one stays.
-async fn renew(ctx: Arc<Context>, mut source: tls::Source, readiness: Arc<Readiness>) {
-    let mut last_error = String::new();
-    loop {
-        sleep(CERTIFICATE_CHECK).await;
-        let loaded = tokio::task::block_in_place(|| {
-            let now = SystemTime::now();
-            source.due(now).then(|| source.load(now))
-        });
-        match loaded {
-            None => {}
-            Some(Ok(loaded)) => {
-                last_error.clear();
-                ctx.metrics.certificate_reloaded(true);
-                announce(&loaded, &readiness, &ctx.metrics);
-                ctx.tls.store(loaded.config);
-            }
-            Some(Err(error)) => {
-                let error = error.to_string();
-                if error != last_error {
-                    ctx.metrics.certificate_reloaded(false);
-                    tracing::error!(error, "the new certificate can't be used, the old one stays");
-                    last_error = error;
-                }
-            }
-        }
     }
 }
 

@@ -5,7 +5,8 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use imaps_proxy::config::settings::{CertificateFiles, MinVersion, Tls};
+use imaps_proxy::config::settings::{CertificateFiles, CertificateSource, Tls};
+use imaps_proxy::tls::{News, Store};
 use tempfile::TempDir;
 
 fn proxy(args: &[&str]) -> Output {
@@ -54,11 +55,12 @@ fn show(file: &Path) -> String {
 }
 
 fn settings(cert: &Path, key: &Path) -> Tls {
-    Tls {
-        certificate: Some(CertificateFiles { cert: cert.to_owned(), key: key.to_owned() }),
-        self_signed: None,
-        min_version: MinVersion::Tls12,
-    }
+    let files = CertificateFiles { cert: cert.to_owned(), key: key.to_owned() };
+    Tls::with(vec![CertificateSource::Pair(files)])
+}
+
+fn load(settings: &Tls) -> Result<News, String> {
+    Store::new(settings).load(std::time::SystemTime::now()).map_err(|error| error.to_string())
 }
 
 #[test]
@@ -162,6 +164,14 @@ fn show_describes_every_certificate_of_a_chain() {
         assert!(text.contains(expected), "{expected}: {text}");
     }
     assert!(show(&certs.join("ca.pem")).contains("A root certificate authority"));
+    // Of the public key, as DANE has it.
+    openssl(
+        &certs,
+        &["pkey", "-in", "privkey.pem", "-pubout", "-outform", "DER", "-out", "pub.der"],
+    );
+    let digest = openssl(&certs, &["dgst", "-sha256", "-c", "pub.der"]).to_uppercase();
+    let digest = digest.trim().rsplit(' ').next().unwrap();
+    assert!(text.contains(&format!("of its key   {digest}")), "{digest}: {text}");
 }
 
 #[test]
@@ -254,18 +264,18 @@ fn keys_of_every_usual_kind_and_form_load() {
         let named = ["-subj", "/CN=a.example", "-addext", "subjectAltName=DNS:a.example"];
         let written = ["-out", cert.to_str().unwrap()];
         openssl(at, &[&made[..], &named, &written].concat());
-        match imaps_proxy::tls::load(&settings(&cert, &key)) {
-            Ok(loaded) => assert_eq!(loaded.certificate, "a.example", "{name}"),
+        match load(&settings(&cert, &key)) {
+            Ok(news) => assert_eq!(news.taken[0].certificate, "a.example", "{name}"),
             Err(error) => panic!("{name}: {error}"),
         }
     }
     let lock = ["pkey", "-in", "rsa.key", "-aes256", "-passout", "pass:x", "-out", "locked.key"];
     openssl(at, &lock);
     let locked = settings(&at.join("rsa.pem"), &at.join("locked.key"));
-    let error = imaps_proxy::tls::load(&locked).err().unwrap().to_string();
+    let error = load(&locked).unwrap_err();
     assert!(error.contains("encrypted with a passphrase"), "{error}");
     let mixed = settings(&at.join("rsa.pem"), &at.join("p384.key"));
-    let error = imaps_proxy::tls::load(&mixed).err().unwrap().to_string();
+    let error = load(&mixed).unwrap_err();
     assert!(error.contains("does not belong to the certificate"), "{error}");
 }
 
@@ -276,7 +286,7 @@ fn a_short_rsa_key_is_refused_with_its_length() {
     let made = ["req", "-x509", "-nodes", "-newkey", "rsa:1024", "-subj", "/CN=a.example"];
     openssl(at, &[&made[..], &["-keyout", "weak.key", "-out", "weak.pem"]].concat());
     let weak = settings(&at.join("weak.pem"), &at.join("weak.key"));
-    let error = imaps_proxy::tls::load(&weak).err().unwrap().to_string();
+    let error = load(&weak).unwrap_err();
     assert!(error.contains("weak.key: RSA key of 1024 bits"), "{error}");
     assert!(imaps_proxy::tls::check(&weak).iter().any(|finding| finding.message.contains("1024")));
 }

@@ -175,7 +175,7 @@ fn the_shape_of_a_file() {
         (and("log: info"), &["10:6: expected a section, found `info`"]),
         (
             with("\"[::]:993\"", "\"[::]:143\"\n    tls: start_tls"),
-            &["3:10: expected implicit or starttls, found `start_tls`"],
+            &["3:10: expected `implicit` or `starttls`, found `start_tls`"],
         ),
         (
             with("  servers:\n    - address: legacy-imap:143", "  servers:"),
@@ -269,20 +269,13 @@ fn certificates() {
             &["4:3: `tls` needs `certificates` (your own) or `self_signed` (made here), or both"],
         ),
         (
-            with(own, "certificates:\n    - { cert: a, key: b }\n    - { cert: c, key: d }")
-                .replace("- address: legacy-imap:143", "- addres: x"),
-            &[
-                "6:7: one certificate is served, remove this one",
-                "9:7: unknown key `addres`, the nearest is `address`",
-            ],
-        ),
-        (
             with(own, "certificates: { cert: a, key: b }"),
-            &["4:17: expected a list, each item a pair of `cert` and `key`, found a section"],
+            &["4:17: expected a list, each item a pair of `cert` and `key`, or a `dir`, \
+               found a section"],
         ),
         (
             with(own, "certificates:\n    - cert: a"),
-            &["5:7: missing key `key` in `certificates`: a path"],
+            &["5:7: missing key `key`: the private key that belongs to `cert`"],
         ),
         (
             with("[mail.example.org]", "[münchen.example, \"*\"]"),
@@ -305,6 +298,22 @@ fn certificates() {
     let lines = place.check(&format!("{own_files}colour: red\n"));
     assert!(lines.iter().any(|line| line.contains("a.pem")), "{lines:?}");
     assert!(lines.iter().any(|line| line.contains("colour")), "{lines:?}");
+    // All of them, also if something else in `tls` is wrong.
+    let many = "certificates:\n    - { cert: a.pem, key: b.pem }\n    - dir: none\n    - dir: held\n  \
+                min_version: 1.1";
+    fs::create_dir(place.0.path().join("held")).unwrap();
+    place.write("held/cut.pem", "-----BEGIN CERTIFICATE-----\nAAAA\n");
+    let lines = place.check(&with(own, many));
+    for expected in [
+        "f.yaml:8:16: expected `1.2` or `1.3`, found `1.1`",
+        "error: a.pem: no such file; put the certificate there, or correct the path",
+        "error: b.pem: no such file; put the private key there, or correct the path",
+        "error: none: no such directory; make it, or correct the path",
+        "error: held/cut.pem: damaged PEM: a section has no -----END …----- line; copy the file again",
+    ] {
+        assert!(lines.iter().any(|line| line == expected), "{expected}: {lines:#?}");
+    }
+    assert_eq!(lines.len(), 5, "{lines:#?}");
 }
 
 #[test]

@@ -80,6 +80,11 @@ impl Place {
         self.dir.join(name)
     }
 
+    /// What a candidate says.
+    pub fn log(&self, candidate: Candidate) -> PathBuf {
+        self.file(&format!("{}.log", candidate.name()))
+    }
+
     /// A CA, and a certificate of its making for `localhost`, as each candidate wants to read them.
     pub fn make_certificates(&self) -> Result<(), Box<dyn std::error::Error>> {
         use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, IsCa, KeyPair};
@@ -110,9 +115,18 @@ pub struct Running {
 impl Running {
     /// Starts it and returns at once: whoever connects waits for it.
     pub fn start(candidate: Candidate, place: &Place) -> io::Result<Self> {
+        Self::start_by(|program| program, candidate, place)
+    }
+
+    /// As [`Self::start`], by the command that `wrap` makes of the candidate's own.
+    pub fn start_by(
+        wrap: impl FnOnce(Command) -> Command,
+        candidate: Candidate,
+        place: &Place,
+    ) -> io::Result<Self> {
         let port = free_port()?;
-        let mut command = command(candidate, port, place)?;
-        let log = fs::File::create(place.file(&format!("{}.log", candidate.name())))?;
+        let mut command = wrap(command(candidate, port, place)?);
+        let log = fs::File::create(place.log(candidate))?;
         let child = command.stdin(Stdio::piped()).stdout(log.try_clone()?).stderr(log).spawn()?;
         Ok(Self { candidate, port, child })
     }
@@ -120,14 +134,16 @@ impl Running {
     pub fn pid(&self) -> u32 {
         self.child.id()
     }
-}
 
-impl Drop for Running {
-    fn drop(&mut self) {
+    /// Asks it to end, and kills it after `limit`.
+    pub fn stop(&mut self, limit: Duration) {
+        if !matches!(self.child.try_wait(), Ok(None)) {
+            return;
+        }
         let all = measure::tree(self.pid());
         drop(self.child.stdin.take()); // ours end by this
         signal(self.pid(), rustix::process::Signal::TERM);
-        let end = Instant::now() + Duration::from_secs(2);
+        let end = Instant::now() + limit;
         while Instant::now() < end && matches!(self.child.try_wait(), Ok(None)) {
             sleep(Duration::from_millis(10));
         }
@@ -135,6 +151,12 @@ impl Drop for Running {
             all.iter().for_each(|pid| signal(*pid, rustix::process::Signal::KILL));
         }
         let _ = self.child.wait();
+    }
+}
+
+impl Drop for Running {
+    fn drop(&mut self) {
+        self.stop(Duration::from_secs(2));
     }
 }
 
@@ -187,7 +209,7 @@ fn command(candidate: Candidate, port: u16, place: &Place) -> io::Result<Command
                  metrics:\n  address: \"127.0.0.1:{metrics}\"\n"
             ))?;
             let mut command = Command::new(&place.proxy);
-            command.arg("run").arg("--config").arg(&config);
+            command.arg("run").arg("--config").arg(&config).env("TOKIO_WORKER_THREADS", "2");
             command
         }
         Candidate::Haproxy => {

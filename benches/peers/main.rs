@@ -10,11 +10,15 @@
 //! every byte. Candidates take turns, round by round, so that a slow moment of the machine meets all of them. CPU time is
 //! user and system of the candidate's whole process tree, memory is proportional set size. Medians with their range
 //! go to standard output and `target/peers/table.md`, all samples to `target/peers/samples.json`.
+//! With `--limits benches/limits.json` nothing is compared but the proxy with its own limits ([`limits`]).
 //! Peers that are not installed are left out, and the line that installs them is printed.
 
 mod backend;
 mod candidates;
+#[path = "../cases/mod.rs"]
+mod cases;
 mod client;
+mod limits;
 mod load;
 mod measure;
 mod pattern;
@@ -27,6 +31,7 @@ use std::fs;
 use std::path::{Path, PathBuf};
 use std::process::ExitCode;
 
+use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
 use strum::VariantArray as _;
 
 use candidates::{Candidate, Place, Running, Talker};
@@ -54,6 +59,9 @@ fn run(words: &[&str]) -> Result<(), Box<dyn Error>> {
         ["naive-relay", listen, backend, cert, key] => {
             relays::run_naive(listen.parse()?, backend.parse()?, Path::new(cert), Path::new(key))?;
         }
+        ["case", name, turns] => limits::play(name, turns.parse()?)?,
+        // `cargo test --all-targets` starts benches too, but hardly to wait for this.
+        _ if !words.contains(&"--bench") => println!("run by: cargo bench --bench peers"),
         _ => measure_all(&Options::parse(words)?)?,
     }
     Ok(())
@@ -66,6 +74,7 @@ struct Options {
     figures: Vec<Figure>,
     out: PathBuf,
     proxy: PathBuf,
+    limits: Option<PathBuf>,
     command: String,
 }
 
@@ -79,6 +88,7 @@ impl Options {
             figures: Figure::VARIANTS.to_vec(),
             out: target.join("peers"),
             proxy: PathBuf::from(env!("CARGO_BIN_EXE_imaps-proxy")),
+            limits: None,
             command: String::from("cargo bench --bench peers --"),
         };
         let mut words = words.iter().copied().filter(|word| *word != "--bench");
@@ -96,6 +106,7 @@ impl Options {
             match word {
                 "--rounds" => options.rounds = value.parse()?,
                 "--out" => options.out = value.into(),
+                "--limits" => options.limits = Some(value.into()),
                 "--proxy" => options.proxy = value.into(),
                 "--candidates" => {
                     options.candidates = value
@@ -124,6 +135,23 @@ impl Options {
 }
 
 fn measure_all(options: &Options) -> Result<(), Box<dyn Error>> {
+    // All processes inherit it: 9,000 sessions are two descriptors each.
+    let hard = getrlimit(Resource::Nofile).maximum;
+    let soft = hard.map_or(20_000, |hard| hard.min(20_000));
+    setrlimit(Resource::Nofile, Rlimit { current: Some(soft), maximum: hard })?;
+    let dir = tempfile::tempdir()?;
+    let mut backend = Talker::start("backend", &[])?;
+    let ports: Vec<u16> = backend.line()?.split(' ').map(str::parse).collect::<Result<_, _>>()?;
+    let [imap, auth] = ports[..] else { return Err("the backend named no two ports".into()) };
+    let place = Place { dir: dir.path().into(), proxy: options.proxy.clone(), backend: imap, auth };
+    place.make_certificates()?;
+    match &options.limits {
+        Some(file) => limits::check(file, &place),
+        None => compare(options, &place),
+    }
+}
+
+fn compare(options: &Options, place: &Place) -> Result<(), Box<dyn Error>> {
     let missing: Vec<_> = options.candidates.iter().filter_map(|one| one.missing()).collect();
     if !missing.is_empty() {
         let packages = missing.join(" ");
@@ -131,20 +159,13 @@ fn measure_all(options: &Options) -> Result<(), Box<dyn Error>> {
     }
     let candidates: Vec<Candidate> =
         options.candidates.iter().copied().filter(|one| one.missing().is_none()).collect();
-    let dir = tempfile::tempdir()?;
-    let mut backend = Talker::start("backend", &[])?;
-    let ports: Vec<u16> = backend.line()?.split(' ').map(str::parse).collect::<Result<_, _>>()?;
-    let [imap, auth] = ports[..] else { return Err("the backend named no two ports".into()) };
-    let place = Place { dir: dir.path().into(), proxy: options.proxy.clone(), backend: imap, auth };
-    place.make_certificates()?;
-
     let mut report = Report::new(&candidates);
     for round in 1..=options.rounds {
         eprintln!("round {round} of {}: CPU", options.rounds);
-        busy(options, &candidates, &place, &mut report);
+        busy(options, &candidates, place, &mut report);
         eprintln!("round {round} of {}: memory and start", options.rounds);
         for candidate in &candidates {
-            memory(options, *candidate, &place, &mut report, round);
+            memory(options, *candidate, place, &mut report, round);
         }
     }
     let how = format!(
@@ -240,7 +261,7 @@ fn failed(
     error: &std::io::Error,
     place: &Place,
 ) {
-    let log = fs::read_to_string(place.file(&format!("{}.log", candidate.name())));
+    let log = fs::read_to_string(place.log(candidate));
     let said = log.unwrap_or_default();
     let last = said.lines().last().unwrap_or_default();
     let failure = format!("{what} of {}: {error} ({last})", candidate.name());

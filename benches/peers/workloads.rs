@@ -107,7 +107,7 @@ pub struct Bench<'a> {
 }
 
 impl Bench<'_> {
-    fn load(&self) -> io::Result<Talker> {
+    pub fn load(&self) -> io::Result<Talker> {
         let mut arguments = vec![self.running.port.to_string()];
         if self.running.candidate.speaks_tls() {
             arguments.push(self.place.file("ca.pem").display().to_string());

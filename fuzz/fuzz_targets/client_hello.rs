@@ -15,9 +15,9 @@ fn view(reader: &mut Reader, input: &[u8]) -> Option<String> {
     match reader.look(input) {
         Look::More => None,
         Look::Hello(hello) => {
-            let keys = [Key::Ecdsa, Key::Rsa].map(|key| hello.takes(key));
+            let keys = [Key::Ecdsa, Key::Rsa].map(|key| hello.takes(key, |_| true));
             let alpn: Vec<_> = hello.alpn().collect();
-            Some(format!("{hello:?} {keys:?} {alpn:?} {}", hello.shares_group()))
+            Some(format!("{hello:?} {keys:?} {alpn:?}"))
         }
         other => Some(format!("{other:?}")),
     }

@@ -10,6 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Error;
 use crate::tls::certificate;
+use crate::tls::complaints::complaints;
 use crate::tls::facts::{self, Facts};
 use crate::tls::self_signed;
 
@@ -28,6 +29,9 @@ enum Command {
     /// trusted on their machine; renewing the certificate with the same CA needs nothing from them.
     SelfSigned(SelfSigned),
     /// Show every certificate of a PEM file, and what mail clients would complain of
+    ///
+    /// Fingerprints are SHA-256: of the certificate, as mail clients show it, and of its public key, as it
+    /// stands in DANE records (TLSA 3 1 1).
     Show(Show),
 }
 
@@ -166,7 +170,7 @@ fn show(file: &Path, now: i64) -> Result<String, Error> {
         });
         return Ok(out);
     }
-    let complaints = facts::complaints(&chain, now);
+    let complaints = complaints(&chain, now);
     if complaints.is_empty() {
         out.push_str("Mail clients that trust the issuer have nothing to complain of.\n");
     } else {
@@ -196,6 +200,7 @@ fn describe(out: &mut String, title: &str, facts: &Facts, now: i64) -> std::fmt:
     writeln!(out, "  signature    {}", facts.signature)?;
     writeln!(out, "  serial       {}", facts.serial)?;
     writeln!(out, "  SHA-256      {}", facts.fingerprint)?;
+    writeln!(out, "  of its key   {}", facts::fingerprint(&facts.spki))?;
     writeln!(out, "  is a CA      {}", yes(facts.is_ca))?;
     writeln!(out, "  self-signed  {}", yes(facts.is_self_issued()))?;
     writeln!(out)

@@ -7,8 +7,8 @@
 
 use super::addresses::{CertificateName, ListenAddress};
 use super::read::{At, Several, Tried, section};
-use super::settings::{HostPort, ListenTls, LogFormat, MinVersion};
-use super::values::{Capability, Count, FilePath, Idle, Level, Size, Span};
+use super::settings::{CertificateSource, HostPort, ListenTls, LogFormat, MinVersion, UnknownName};
+use super::values::{Capability, Count, FilePath, Group, Idle, Level, Size, Span, Suite};
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
@@ -51,26 +51,39 @@ section! {
 }
 
 section! {
-    /// `certificates`, `self_signed` or both: the certificate of the files is served, and the
-    /// self-made one for as long as those files do not exist.
+    /// `certificates`, `self_signed` or both: the certificates of the files are served, and the
+    /// self-made one for as long as none of those files exists.
     #[schemars(extend("anyOf" = [{ "required": ["certificates"] }, { "required": ["self_signed"] }]))]
     pub struct Tls is "a section with `certificates` or `self_signed`" {
-        /// One certificate and its key.
-        pub certificates: Option<Tried<Several<At<CertificateFiles>>>>,
+        /// Certificates and their keys, chosen by the name that a client asks for. The first is
+        /// served to clients that name no server.
+        pub certificates: Option<Tried<Several<CertificateSource>>>,
         /// A certificate that the proxy makes, signed by a CA that it makes too.
         pub self_signed: Option<Tried<SelfSigned>>,
+        /// For a client that asks for a name which no certificate has: `default`, the first
+        /// certificate, or `refuse`, alert 112 (unrecognized_name).
+        pub unknown_name: UnknownName = "default",
         /// The oldest TLS version that is spoken: "1.2" or "1.3".
         pub min_version: MinVersion = "1.2",
+        /// Cipher suites, best first. Without this key all that there are; none of them is weak.
+        pub cipher_suites: Option<At<Several<Tried<Suite>>>>,
+        /// Groups for the key exchange, best first. Without this key X25519MLKEM768, X25519,
+        /// secp256r1 and secp384r1.
+        pub groups: Option<At<Several<Tried<Group>>>>,
     }
 }
 
 section! {
-    /// Two PEM files.
-    pub struct CertificateFiles is "a pair of `cert` and `key`" {
+    /// Two PEM files, or a directory with pairs of such files.
+    #[schemars(extend("oneOf" = [{ "required": ["cert", "key"] }, { "required": ["dir"] }]))]
+    pub struct Certificates is "a pair of `cert` and `key`, or a `dir`" {
         /// The certificate, then its intermediates.
-        pub cert: FilePath,
+        pub cert: Option<FilePath>,
         /// The private key of the certificate; nobody else should be able to read it.
-        pub key: FilePath,
+        pub key: Option<FilePath>,
+        /// A directory: every certificate in it and below it that has its key beside it. This can be
+        /// certbot's `live`, a mounted Kubernetes secret, or files side by side.
+        pub dir: Option<FilePath>,
     }
 }
 

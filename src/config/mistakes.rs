@@ -57,6 +57,10 @@ impl Mistakes {
         self.list.is_empty()
     }
 
+    pub fn count(&self) -> usize {
+        self.list.len() + self.dropped
+    }
+
     /// All of them, sorted, with the lines of `text` that they are about.
     pub fn finish(mut self, file: &Path, text: &str) -> Invalid {
         self.list.sort();
@@ -91,7 +95,7 @@ pub struct Invalid {
     pub mistakes: Vec<Mistake>,
     /// How many more there are that were only counted.
     pub dropped: usize,
-    /// The section `tls`, if nothing is wrong with that one: its files can still be looked at.
+    /// The section `tls`, as far as it could be read: its files can still be looked at.
     pub tls: Option<super::settings::Tls>,
 }
 

@@ -162,18 +162,17 @@ fn settings(
         return None;
     }
     env::expand(&mut root, env, mistakes);
-    *tls = sound_tls(&root);
+    *tls = tls_files(&root);
     let file = file::File::read(&root, mistakes)?;
     rules::apply(&file, mistakes)
 }
 
-/// The section `tls`, if nothing is wrong with it.
-fn sound_tls(root: &yaml::Node) -> Option<settings::Tls> {
+/// The section `tls`, as far as the files that it names can be looked at.
+fn tls_files(root: &yaml::Node) -> Option<settings::Tls> {
     let yaml::Kind::Map(entries) = &root.kind else { return None };
     let section = entries.iter().find(|entry| &*entry.key == "tls")?;
     let mut mistakes = Mistakes::default();
-    let section = read::At::read(&section.value, &mut mistakes)?;
-    rules::tls(&section, &mut mistakes)
+    rules::files(&read::At::read(&section.value, &mut mistakes)?)
 }
 
 /// The most likely reason for a line that is no YAML.

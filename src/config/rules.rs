@@ -10,6 +10,7 @@ use super::file::{self, File};
 use super::mistakes::{Mark, Mistakes};
 use super::read::At;
 use super::settings::{self, Settings};
+use crate::tls::policy;
 
 /// The settings, or `None` and at least one recorded mistake.
 pub fn apply(file: &File, mistakes: &mut Mistakes) -> Option<Settings> {
@@ -18,7 +19,7 @@ pub fn apply(file: &File, mistakes: &mut Mistakes) -> Option<Settings> {
         file.backend.0.as_ref().map_or(&[], |backend| &backend.servers.0);
     addresses(listen, file.metrics.as_ref(), mistakes);
     loops(listen, servers, mistakes);
-    let tls = file.tls.0.as_ref().and_then(|at| tls(at, mistakes));
+    let tls = file.tls.0.as_ref().map(|at| tls(at, mistakes));
     let backend = file.backend.0.as_ref().map(|section| backend(section, mistakes));
     if !mistakes.is_empty() {
         return None;
@@ -37,31 +38,80 @@ pub fn apply(file: &File, mistakes: &mut Mistakes) -> Option<Settings> {
     })
 }
 
-/// The section `tls`, if its own rules hold.
-pub fn tls(At { mark, value }: &At<file::Tls>, mistakes: &mut Mistakes) -> Option<settings::Tls> {
+/// What can be said of the files that a section names, although it or others have mistakes: `None` if
+/// nothing can.
+pub fn files(section: &At<file::Tls>) -> Option<settings::Tls> {
+    let read = |made: &file::SelfSigned| !made.names.0.is_empty();
+    if section.value.self_signed.as_ref().is_some_and(|made| !made.0.as_ref().is_some_and(read)) {
+        return None; // with it a certificate may be missing, and what it would make nobody knows
+    }
+    let tls = tls(section, &mut Mistakes::default());
+    (!tls.certificates.is_empty() || tls.self_signed.is_some()).then_some(tls)
+}
+
+fn tls(At { mark, value }: &At<file::Tls>, mistakes: &mut Mistakes) -> settings::Tls {
     if value.certificates.is_none() && value.self_signed.is_none() {
         let what = "`tls` needs `certificates` (your own) or `self_signed` (made here), or both";
         mistakes.add(*mark, what);
     }
     let certificates = value.certificates.as_ref().and_then(|tried| tried.0.as_ref());
-    let certificates = certificates.map_or(&[][..], |several| &several.0);
-    for extra in certificates.iter().skip(1) {
-        mistakes.add(extra.mark, "one certificate is served, remove this one");
-    }
-    let certificate = certificates.first().map(|at| settings::CertificateFiles {
-        cert: at.value.cert.0.clone(),
-        key: at.value.key.0.clone(),
-    });
+    let certificates = certificates.map_or_else(Vec::new, |several| several.0.clone());
     let self_signed = value.self_signed.as_ref().and_then(|tried| tried.0.as_ref());
     let self_signed = self_signed.map(|section| settings::SelfSigned {
         names: section.names.0.iter().map(|name| name.0.clone()).collect(),
         dir: section.dir.0.clone(),
     });
-    mistakes.is_empty().then_some(settings::Tls {
-        certificate,
+    let defaults = settings::Tls::with(certificates);
+    let versions = policy::versions(value.min_version);
+    let cipher_suites = value.cipher_suites.as_ref().map_or(defaults.cipher_suites, |list| {
+        let all: Vec<_> = list.value.0.iter().filter_map(|tried| Some(tried.0?.0)).collect();
+        if all.len() == list.value.0.len() {
+            let works = |version| all.iter().any(|suite| suite.version().version == version);
+            lacking("cipher_suites", list.mark, versions, works, mistakes);
+        }
+        all
+    });
+    let groups = value.groups.as_ref().map_or(defaults.groups, |list| {
+        let all: Vec<_> = list.value.0.iter().filter_map(|tried| Some(tried.0?.0)).collect();
+        if all.len() == list.value.0.len() {
+            let works = |version| all.iter().any(|group| group.usable_for_version(version));
+            lacking("groups", list.mark, versions, works, mistakes);
+        }
+        all
+    });
+    settings::Tls {
+        certificates: defaults.certificates,
         self_signed,
+        unknown_name: value.unknown_name,
         min_version: value.min_version,
-    })
+        cipher_suites,
+        groups,
+    }
+}
+
+/// Each version that is spoken needs something out of `key` that works with it: the version is agreed on
+/// first, so a client would be turned away and not get the other one.
+fn lacking(
+    key: &str,
+    mark: Mark,
+    versions: &[&'static rustls::SupportedProtocolVersion],
+    works: impl Fn(rustls::ProtocolVersion) -> bool,
+    mistakes: &mut Mistakes,
+) {
+    for version in versions.iter().map(|version| version.version) {
+        if works(version) {
+            continue;
+        }
+        let what = match version {
+            rustls::ProtocolVersion::TLSv1_3 => {
+                format!("nothing in `{key}` works with TLS 1.3, which is always spoken; add to it")
+            }
+            _ => format!(
+                "nothing in `{key}` works with TLS 1.2; add to it, or set `min_version` to \"1.3\""
+            ),
+        };
+        mistakes.add(mark, what);
+    }
 }
 
 fn backend(section: &file::Backend, mistakes: &mut Mistakes) -> settings::Backend {

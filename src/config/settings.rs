@@ -9,6 +9,11 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustls::SupportedCipherSuite;
+use rustls::crypto::SupportedKxGroup;
+
+use crate::tls::policy;
+
 /// Everything that `run` needs. One value, immutable, shared by all.
 #[derive(Clone, Debug)]
 pub struct Settings {
@@ -40,12 +45,48 @@ pub enum ListenTls {
 
 #[derive(Clone, Debug)]
 pub struct Tls {
-    /// The pair named by the operator.
-    pub certificate: Option<CertificateFiles>,
-    /// Made by ourselves. With `certificate` set as well it is what serves while those files do not
-    /// exist. At least one of the two is set.
+    /// Named by the operator. The first pair of the first one is served to clients that name no server.
+    pub certificates: Vec<CertificateSource>,
+    /// Made by ourselves. With `certificates` as well it is what serves while none of their files
+    /// exists. At least one of the two is set.
     pub self_signed: Option<SelfSigned>,
+    pub unknown_name: UnknownName,
     pub min_version: MinVersion,
+    /// Best first; for every version that is spoken there is at least one, as there is in `groups`.
+    pub cipher_suites: Vec<SupportedCipherSuite>,
+    /// Best first.
+    pub groups: Vec<&'static dyn SupportedKxGroup>,
+}
+
+impl Tls {
+    /// These certificates, and everything else at its default.
+    pub fn with(certificates: Vec<CertificateSource>) -> Self {
+        Self {
+            certificates,
+            self_signed: None,
+            unknown_name: UnknownName::Default,
+            min_version: MinVersion::Tls12,
+            cipher_suites: policy::default_suites(),
+            groups: policy::default_groups(),
+        }
+    }
+}
+
+/// Where certificates of the operator are found.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CertificateSource {
+    Pair(CertificateFiles),
+    /// Every pair in it and below it.
+    Dir(PathBuf),
+}
+
+/// What a client gets whose server name stands in no certificate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum UnknownName {
+    /// The certificate for those who name no server.
+    Default,
+    /// Alert 112, unrecognized_name (RFC 6066 §3).
+    Refuse,
 }
 
 /// PEM files: the chain, leaf first, and its private key.

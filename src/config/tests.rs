@@ -64,7 +64,11 @@ fn the_smallest_file_gets_the_contracts_defaults() {
     let settings = good(SMALLEST);
     assert_eq!(settings.listen[0].address, "[::]:993".parse().unwrap());
     assert_eq!(settings.listen[0].tls, settings::ListenTls::Implicit);
-    assert_eq!(settings.tls.certificate.unwrap().key, Path::new("/certs/privkey.pem"));
+    let settings::CertificateSource::Pair(pair) = &settings.tls.certificates[0] else { panic!() };
+    assert_eq!(pair.key, Path::new("/certs/privkey.pem"));
+    assert_eq!(settings.tls.unknown_name, settings::UnknownName::Default);
+    assert_eq!(settings.tls.cipher_suites.len(), 9);
+    assert_eq!(settings.tls.groups.len(), 4);
     assert_eq!(settings.tls.self_signed, None);
     assert_eq!(settings.tls.min_version, MinVersion::Tls12);
     assert_eq!(settings.backend.servers[0].address.to_string(), "legacy-imap:143");
@@ -128,7 +132,13 @@ fn every_key(schema: &Value, value: &Value, path: &str) {
         }
     }
     if let Some(items) = schema.get("items") {
-        for value in value.as_array().unwrap() {
+        let values = value.as_array().unwrap();
+        if values.iter().all(Value::is_object) {
+            // What excludes each other stands in items of its own.
+            let all = values.iter().flat_map(|value| value.as_object().unwrap().clone());
+            return every_key(items, &Value::Object(all.collect()), path);
+        }
+        for value in values {
             every_key(items, value, path);
         }
     }
@@ -143,7 +153,8 @@ fn the_schema_requires_what_has_no_default() {
     assert_eq!(required(&properties["backend"]), serde_json::json!(["servers"]));
     assert_eq!(required(&properties["tls"]), Value::Null);
     let pair = &properties["tls"]["properties"]["certificates"]["items"];
-    assert_eq!(required(pair), serde_json::json!(["cert", "key"]));
+    let either = serde_json::json!([{ "required": ["cert", "key"] }, { "required": ["dir"] }]);
+    assert_eq!(pair["oneOf"], either);
     assert_eq!(properties["limits"]["properties"]["connections"]["default"], 9000);
 }
 
@@ -240,14 +251,92 @@ fn windows_files_and_byte_order_marks_are_read() {
 }
 
 #[test]
-fn tls_is_handed_out_when_the_mistakes_are_elsewhere() {
-    let Err(Error::Invalid(invalid)) = read(&format!("{SMALLEST}nonsense: 1\n")) else { panic!() };
-    assert!(invalid.tls.unwrap().certificate.is_some());
-    let Err(Error::Invalid(invalid)) = read(&SMALLEST.replace("cert:", "cart:")) else { panic!() };
-    assert!(invalid.tls.is_none());
-    let half = SMALLEST.replace("backend:", "  self_signed: { names: [], dir: d }\nbackend:");
-    let Err(Error::Invalid(invalid)) = read(&half) else { panic!() };
-    assert!(invalid.tls.is_none());
+fn tls_is_handed_out_as_far_as_it_can_be_read() {
+    let handed_out = |text: &str| {
+        let Err(Error::Invalid(invalid)) = read(text) else { panic!("no mistake in {text}") };
+        invalid.tls.map(|tls| tls.certificates.len())
+    };
+    assert_eq!(handed_out(&format!("{SMALLEST}nonsense: 1\n")), Some(1));
+    let beside = |line: &str| SMALLEST.replace("backend:", &format!("  {line}\nbackend:"));
+    assert_eq!(handed_out(&beside("min_version: \"1.1\"")), Some(1));
+    assert_eq!(handed_out(&beside("groups: [x25519, x25520]")), Some(1));
+    assert_eq!(handed_out(&SMALLEST.replace("cert:", "cart:")), None);
+    let two = SMALLEST.replace("    - cert:", "    - dir: /d\n      key: k\n    - cert:");
+    assert_eq!(handed_out(&two), Some(1));
+    // Whether the files may be missing is not known.
+    assert_eq!(handed_out(&beside("self_signed: { names: 1, dir: d }")), None);
+}
+
+#[test]
+fn certificates_are_pairs_or_directories() {
+    let with = |items: &str| {
+        SMALLEST.replace("    - cert: /certs/fullchain.pem\n      key: /certs/privkey.pem\n", items)
+    };
+    let settings =
+        good(&with("    - { cert: a, key: b }\n    - dir: c\n    - { key: d, cert: e }\n"));
+    let dir = settings::CertificateSource::Dir("c".into());
+    assert_eq!(settings.tls.certificates.len(), 3);
+    assert_eq!(settings.tls.certificates[1], dir);
+    for (items, expected) in [
+        ("    - cert: a\n", "6:7: missing key `key`: the private key that belongs to `cert`"),
+        ("    - key: a\n", "6:7: missing key `cert`: the certificate that belongs to `key`"),
+        (
+            "    - { dir: a, key: b }\n",
+            "6:7: `dir` stands alone; give `cert` and `key` an item of their own",
+        ),
+        ("    - {}\n", "6:7: expected a pair of `cert` and `key`, or a `dir`"),
+        ("    - { cart: a, key: b }\n", "6:9: unknown key `cart`, the nearest is `cert`"),
+    ] {
+        assert_eq!(mistakes(&with(items)), [expected], "{items}");
+    }
+}
+
+#[test]
+fn suites_and_groups_are_checked() {
+    let with = |lines: &str| SMALLEST.replace("backend:", &format!("{lines}backend:"));
+    let settings = good(&with(
+        "  unknown_name: refuse\n  cipher_suites: [TLS_AES_128_GCM_SHA256, tls13_aes_256_gcm_sha384, \
+         TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]\n  groups: [secp256r1, x25519mlkem768]\n",
+    ));
+    let suites: Vec<_> =
+        settings.tls.cipher_suites.iter().map(|s| s.suite().as_str().unwrap()).collect();
+    let expected = [
+        "TLS13_AES_128_GCM_SHA256",
+        "TLS13_AES_256_GCM_SHA384",
+        "TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256",
+    ];
+    assert_eq!(suites, expected);
+    let groups: Vec<_> = settings.tls.groups.iter().map(|g| g.name().as_str().unwrap()).collect();
+    assert_eq!(groups, ["secp256r1", "X25519MLKEM768"]);
+    assert_eq!(settings.tls.unknown_name, settings::UnknownName::Refuse);
+    for (lines, expected) in [
+        (
+            "  cipher_suites: [TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA]\n",
+            "8:19: `TLS_ECDHE_RSA_WITH_AES_128_CBC_SHA` is no cipher suite that is spoken here, the nearest is `TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256`",
+        ),
+        (
+            "  groups: [x25520]\n",
+            "8:12: `x25520` is no group that is spoken here, the nearest is `X25519`",
+        ),
+        ("  unknown_name: ignore\n", "8:17: expected `default` or `refuse`, found `ignore`"),
+        (
+            "  min_version: \"1.3\"\n  cipher_suites: [TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256]\n",
+            "9:18: nothing in `cipher_suites` works with TLS 1.3, which is always spoken; add to it",
+        ),
+        (
+            "  cipher_suites: [TLS_AES_128_GCM_SHA256]\n",
+            "8:18: nothing in `cipher_suites` works with TLS 1.2; add to it, or set `min_version` to \"1.3\"",
+        ),
+        (
+            "  groups: [X25519MLKEM768]\n",
+            "8:11: nothing in `groups` works with TLS 1.2; add to it, or set `min_version` to \"1.3\"",
+        ),
+    ] {
+        assert_eq!(mistakes(&with(lines)), [expected], "{lines}");
+    }
+    good(&with(
+        "  min_version: \"1.3\"\n  cipher_suites: [TLS_AES_128_GCM_SHA256]\n  groups: [X25519MLKEM768]\n",
+    ));
 }
 
 #[test]

@@ -9,12 +9,18 @@ use std::borrow::Cow;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use rustls::SupportedCipherSuite;
+use rustls::crypto::SupportedKxGroup;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
+use super::file;
 use super::mistakes::{Mistakes, shown};
 use super::read::{At, Read, Several, Tried, nearest, one_of, scalar};
-use super::settings::{ListenTls, LogFormat, MinVersion};
+use super::settings::{
+    CertificateFiles, CertificateSource, ListenTls, LogFormat, MinVersion, UnknownName,
+};
 use super::yaml::Node;
+use crate::tls::policy;
 
 /// Describes a type to the JSON Schema in place, without a name of its own.
 macro_rules! schema {
@@ -312,6 +318,101 @@ impl Read for ListenTls {
 }
 
 schema!([] ListenTls, _generator => worded(&LISTEN_TLS));
+
+const ANSWERS: [&str; 2] = ["default", "refuse"];
+
+impl Read for UnknownName {
+    const EXPECTED: &'static str = "default or refuse";
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        word(node, mistakes, &ANSWERS, &[Self::Default, Self::Refuse])
+    }
+}
+
+schema!([] UnknownName, _generator => worded(&ANSWERS));
+
+/// One item of `tls.certificates`: a pair or a directory, not both and not half of it.
+impl Read for CertificateSource {
+    const EXPECTED: &'static str = file::Certificates::EXPECTED;
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        let before = mistakes.count();
+        let keys = file::Certificates::read(node, mistakes)?;
+        if mistakes.count() > before {
+            return None; // one mistake, one message
+        }
+        let what = match (keys.cert, keys.key, keys.dir) {
+            (Some(FilePath(cert)), Some(FilePath(key)), None) => {
+                return Some(Self::Pair(CertificateFiles { cert, key }));
+            }
+            (None, None, Some(FilePath(dir))) => return Some(Self::Dir(dir)),
+            (None, None, None) => format!("expected {}", Self::EXPECTED),
+            (Some(_), None, None) => {
+                "missing key `key`: the private key that belongs to `cert`".to_owned()
+            }
+            (None, Some(_), None) => {
+                "missing key `cert`: the certificate that belongs to `key`".to_owned()
+            }
+            (_, _, Some(_)) => {
+                "`dir` stands alone; give `cert` and `key` an item of their own".to_owned()
+            }
+        };
+        mistakes.add(node.mark, what);
+        None
+    }
+}
+
+schema!([] CertificateSource, generator => file::Certificates::json_schema(generator));
+
+/// A cipher suite by its name, as log and metrics have it or as IANA has it.
+#[derive(Clone, Copy, Debug)]
+pub struct Suite(pub SupportedCipherSuite);
+
+impl Read for Suite {
+    const EXPECTED: &'static str = "a cipher suite such as TLS13_AES_128_GCM_SHA256";
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        scalar(node, mistakes, |text| named(text, "cipher suite", &policy::suites()).map(Self))
+    }
+}
+
+schema!([] Suite, _generator => {
+    worded(&policy::suites().iter().map(|(name, _)| *name).collect::<Vec<_>>())
+});
+
+/// A group for the key exchange by its name.
+#[derive(Clone, Copy, Debug)]
+pub struct Group(pub &'static dyn SupportedKxGroup);
+
+impl Read for Group {
+    const EXPECTED: &'static str = "a group such as X25519MLKEM768";
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        scalar(node, mistakes, |text| named(text, "group", &policy::groups()).map(Self))
+    }
+}
+
+schema!([] Group, _generator => {
+    worded(&policy::groups().iter().map(|(name, _)| *name).collect::<Vec<_>>())
+});
+
+/// Looks a name up; upper and lower case are one.
+fn named<T: Copy>(text: &str, kind: &str, known: &[(&'static str, T)]) -> Result<T, String> {
+    if let Some((_, value)) = known.iter().find(|(name, _)| name.eq_ignore_ascii_case(text)) {
+        return Ok(*value);
+    }
+    let lower: Vec<String> = known.iter().map(|(name, _)| name.to_ascii_lowercase()).collect();
+    let near = nearest(text, &lower.iter().map(String::as_str).collect::<Vec<_>>());
+    let near = near.and_then(|near| lower.iter().position(|name| name == near));
+    let start = format!("`{}` is no {kind} that is spoken here", shown(text));
+    Err(match near {
+        Some(index) => format!("{start}, the nearest is `{}`", known[index].0),
+        None => {
+            let names: Vec<&str> = known.iter().map(|(name, _)| *name).collect();
+            format!("{start}, expected {}", one_of(&names))
+        }
+    })
+}
 
 /// `log.level`
 #[derive(Clone, Copy, Debug)]

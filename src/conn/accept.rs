@@ -68,7 +68,7 @@ pub async fn run(
                 prepare(&stream);
                 let client = unmapped(peer);
                 if ctx.admit() {
-                    sessions.spawn(serve(stream, client, Arc::clone(&listener), Arc::clone(&ctx)));
+                    sessions.spawn(serve(stream, Session::open(&ctx, client, &listener)));
                 } else {
                     // Before TLS nothing could be said that a client would understand.
                     Session::refuse(&ctx, Reason::TooManyConnections);

@@ -63,7 +63,7 @@ pub struct Session {
     ctx: Arc<Context>,
     pub id: u64,
     pub client: SocketAddr,
-    listener: Arc<Listener>,
+    pub listener: Arc<Listener>,
     pub handshake: Option<Handshake>,
     /// Name and user once somebody is logged in.
     pub backend: Option<Arc<str>>,
@@ -92,6 +92,11 @@ impl Session {
             phase: Phase::Handshake,
             reason: Reason::Internal, // holds if the session's task panics
         }
+    }
+
+    /// What it may use.
+    pub fn context(&self) -> Arc<Context> {
+        Arc::clone(&self.ctx)
     }
 
     /// Counts a connection that never became a session.
@@ -123,15 +128,15 @@ impl Session {
             mechanism = <&str>::from(mechanism),
             result = <&str>::from(result),
             backend,
-            tls_version = self.handshake.as_ref().map(|handshake| handshake.version),
-            tls_cipher = self.handshake.as_ref().map(|handshake| handshake.cipher),
+            tls_version = self.handshake.as_ref().map(Handshake::version),
+            tls_cipher = self.handshake.as_ref().map(Handshake::cipher),
             duration_seconds = milliseconds(seconds),
             "login"
         );
     }
 
-    /// Counts and logs.
-    pub fn close(mut self, reason: Reason) {
+    /// Why it ends; counted and logged when it is dropped.
+    pub fn ends(&mut self, reason: Reason) {
         self.reason = reason;
     }
 }
@@ -148,9 +153,9 @@ impl Drop for Session {
             session = session_id(self.id),
             client = %self.client,
             listener = &*self.listener.name,
-            tls_version = handshake.map(|h| h.version),
-            tls_cipher = handshake.map(|h| h.cipher),
-            tls_group = handshake.map(|h| h.group),
+            tls_version = handshake.map(Handshake::version),
+            tls_cipher = handshake.map(Handshake::cipher),
+            tls_group = handshake.map(Handshake::group),
             sni = handshake.and_then(|h| h.sni.as_deref()).map(|sni| printable(sni.as_bytes())),
             backend = self.backend.as_deref(),
             user = self.user.as_deref(),

@@ -30,9 +30,9 @@ pub struct Dialogue {
     pub deadline: Instant,
 }
 
-/// Greets as the backend does. `said`: what the client sent before it.
-pub async fn greet(client: Client, said: Vec<u8>, ctx: &Context) -> Result<Dialogue, Reason> {
-    let mut dialogue = resume(client, said, Instant::now() + ctx.timeouts.login, ctx);
+/// Greets as the backend does.
+pub async fn greet(client: Client, ctx: &Context) -> Result<Dialogue, Reason> {
+    let mut dialogue = resume(client, Instant::now() + ctx.timeouts.login, ctx)?;
     let Some(known) = ctx.backends.known() else {
         return Err(dialogue.close(UNAVAILABLE, Reason::BackendUnavailable, ctx).await);
     };
@@ -42,9 +42,11 @@ pub async fn greet(client: Client, said: Vec<u8>, ctx: &Context) -> Result<Dialo
 
 /// Goes on with a client that was greeted before TLS (RFC 9051 §6.2.1: there is no second greeting) and whose login
 /// must be done by `deadline`.
-pub fn resume(client: Client, said: Vec<u8>, deadline: Instant, ctx: &Context) -> Dialogue {
+pub fn resume(mut client: Client, deadline: Instant, ctx: &Context) -> Result<Dialogue, Reason> {
+    let mut said = Vec::new();
+    client.receive_first(&mut said)?;
     let proto = proto::Dialogue::new(ctx.line_limits());
-    Dialogue { client, proto, input: Input::from(said), deadline }
+    Ok(Dialogue { client, proto, input: Input::from(said), deadline })
 }
 
 impl Dialogue {

@@ -10,6 +10,7 @@ use std::net::IpAddr;
 use std::sync::{Mutex, PoisonError};
 use std::time::Instant;
 
+use rustls::crypto::CryptoProvider;
 use rustls::{AlertDescription, PeerIncompatible};
 use strum::VariantArray as _;
 
@@ -217,28 +218,29 @@ pub struct Offer {
     group: bool,
 }
 
-impl From<&ClientHello<'_>> for Offer {
-    fn from(hello: &ClientHello<'_>) -> Self {
+impl Offer {
+    /// `spoken`: the suites and groups that are configured.
+    pub fn new(hello: &ClientHello<'_>, spoken: &CryptoProvider) -> Self {
+        let suite = |n| spoken.cipher_suites.iter().any(|suite| u16::from(suite.suite()) == n);
+        let group = |n| spoken.kx_groups.iter().any(|group| u16::from(group.name()) == n);
         let alpn: Vec<_> = hello.alpn().collect();
         Self {
             version: hello.version,
             sni: hello.name.as_ref().map(|name| name.as_ref().to_ascii_lowercase().into()),
             alpn: (!alpn.is_empty()).then(|| printable(&alpn.join(&b' ')).into()),
-            ecdsa: hello.takes(Key::Ecdsa),
-            rsa: hello.takes(Key::Rsa),
-            group: hello.shares_group(),
+            ecdsa: hello.takes(Key::Ecdsa, suite),
+            rsa: hello.takes(Key::Rsa, suite),
+            group: hello.groups().any(group),
         }
     }
-}
 
-impl Offer {
-    /// Whether TLS has to begin with this hello at all; `serves` says for which names there is a certificate, `None`
-    /// being a client that names nobody.
-    pub fn refused(&self, serves: impl FnOnce(Option<&str>) -> bool) -> Option<Failure> {
+    /// Why TLS need not begin with this hello; `admit` says which server names are served, `None` being that of a
+    /// client that names nobody.
+    pub fn refused(&self, admit: impl FnOnce(Option<&str>) -> bool) -> Option<Failure> {
         if self.version < Version::Tls12 {
             // rustls would refuse it as well, but not always for that reason.
             Some(Failure::OnlyOldVersions)
-        } else if !serves(self.sni.as_deref()) {
+        } else if !admit(self.sni.as_deref()) {
             Some(Failure::UnknownName)
         } else {
             None

@@ -27,7 +27,6 @@ pub mod close;
 
 pub mod socket;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -41,12 +40,15 @@ use crate::backend::Backends;
 use crate::config::settings::{Limits, ListenTls, Timeouts};
 use crate::metrics::Metrics;
 use crate::proto::imap::line;
-use accept::Listener;
+use crate::tls::names::Names;
 use close::{Reason, Session};
+use relay::Pair;
 
 /// What a connection may use.
 pub struct Context {
     pub tls: ArcSwap<ServerConfig>,
+    /// Of the certificates that are served.
+    names: Arc<Names>,
     pub backends: Backends,
     pub limits: Limits,
     pub timeouts: Timeouts,
@@ -89,6 +91,7 @@ impl Drain {
 impl Context {
     pub fn new(
         tls: Arc<ServerConfig>,
+        names: Arc<Names>,
         backends: Backends,
         limits: Limits,
         timeouts: Timeouts,
@@ -99,6 +102,7 @@ impl Context {
         let _ = tls.crypto_provider().secure_random.fill(&mut seed);
         Self {
             tls: ArcSwap::new(tls),
+            names,
             backends,
             limits,
             timeouts,
@@ -148,52 +152,39 @@ impl Context {
 }
 
 /// Serves one connection from its first byte to its last log line.
-pub async fn serve(
-    socket: TcpStream,
-    client: SocketAddr,
-    listener: Arc<Listener>,
-    ctx: Arc<Context>,
-) {
-    let mut session = Session::open(&ctx, client, &listener);
-    let reason = match path(socket, listener.tls, &mut session, &ctx).await {
-        Ok(reason) | Err(reason) => reason,
-    };
-    session.close(reason);
+///
+/// Years in the relay must not carry the size of the handshake, so what comes before is on the heap; and nothing here
+/// on the way is an `async fn`, whose future would keep every argument beside what it makes of it.
+pub fn serve(socket: TcpStream, session: Session) -> impl Future<Output = ()> + Send {
+    let login = Box::pin(log_in(socket, session)); // Socket -> Pair: somebody is logged in
+    async move { relay::run(login.await).await } //   Pair   -> Reason: why it ended
 }
 
-async fn path(
-    socket: TcpStream,
-    tls: ListenTls,
-    session: &mut Session,
-    ctx: &Context,
-) -> Result<Reason, Reason> {
-    // On the heap, so that years in the relay don't carry the size of the handshake.
-    let pair = Box::pin(async {
-        tokio::select! {
-            biased;
-            pair = until_login(socket, tls, session, ctx) => pair,
-            () = ctx.drain.over(ctx.timeouts.drain) => Err(Reason::Drain),
-        }
-    });
-    let pair = pair.await?; //                      Socket -> Pair: somebody is logged in
-    Ok(relay::run(pair, session, ctx).await) //     Pair   -> Reason: why it ended
+/// The session comes back with what it has come to: [`relay::run`] takes both.
+async fn log_in(socket: TcpStream, mut session: Session) -> (Session, Result<Pair, Reason>) {
+    let ctx = session.context();
+    let pair = tokio::select! {
+        biased;
+        pair = until_login(socket, &mut session, &ctx) => pair,
+        () = ctx.drain.over(ctx.timeouts.drain) => Err(Reason::Drain),
+    };
+    (session, pair)
 }
 
 async fn until_login(
     socket: TcpStream,
-    tls: ListenTls,
     session: &mut Session,
     ctx: &Context,
-) -> Result<relay::Pair, Reason> {
-    let mut dialogue = match tls {
+) -> Result<Pair, Reason> {
+    let mut dialogue = match session.listener.tls {
         ListenTls::Implicit => {
-            let (client, said) = tls::accept(socket, None, session, ctx).await?; // Socket -> Client: encrypted
-            dialogue::greet(client, said, ctx).await? //                            Client -> Dialogue: greeted
+            let client = tls::accept(socket, None, session, ctx).await?; // Socket -> Client: encrypted
+            dialogue::greet(client, ctx).await? //                          Client -> Dialogue: greeted
         }
         ListenTls::StartTls => {
             let (socket, deadline) = starttls::wait(socket, session, ctx).await?; // greeted, and said STARTTLS
-            let (client, said) = tls::accept(socket, Some(deadline), session, ctx).await?;
-            dialogue::resume(client, said, deadline, ctx)
+            let client = tls::accept(socket, Some(deadline), session, ctx).await?;
+            dialogue::resume(client, deadline, ctx)?
         }
     };
     loop {

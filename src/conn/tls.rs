@@ -6,28 +6,40 @@
 //! Not here: which certificate and versions are offered (`crate::tls`), why a handshake fails
 //! ([`super::failure`]), and bytes after the handshake ([`super::client`]).
 
-use std::sync::Arc;
+use std::cell::Cell;
 
-use rustls::server::UnbufferedServerConnection;
-use rustls::{HandshakeKind, ProtocolVersion, ServerConfig};
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, InsufficientSizeError, UnbufferedStatus,
+};
+use rustls::{CipherSuite, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
-use zeroize::Zeroize as _;
 
 use super::Context;
-use super::client::{Client, Out, Processed, linger, process};
+use super::client::{Client, linger};
 use super::close::{Reason, Session};
 use super::failure::{Failed, Failure, Offer, PLAINTEXT_BYE};
 use super::socket::Unsent;
 use crate::metrics::Phase;
 use crate::proto::client_hello::{Foreign, Look, Reader, Version};
+use crate::proto::record::Records;
 
-/// What was negotiated.
+/// What TLS adds to a record at most, with room to spare (RFC 8446 §5.2: 256 bytes).
+const RECORD_OVERHEAD: usize = 256;
+const MAX_RECORD: usize = 16 * 1024;
+
+thread_local! {
+    static TO_SOCKET: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
+/// What was negotiated. Every session keeps one, so it is small: numbers, no names.
 pub struct Handshake {
-    pub version: &'static str,
-    pub cipher: &'static str,
-    pub group: &'static str,
+    version: ProtocolVersion,
+    cipher: Option<CipherSuite>,
+    group: Option<NamedGroup>,
     pub resumed: bool,
     pub sni: Option<Box<str>>,
 }
@@ -53,31 +65,31 @@ pub fn combinations(config: &ServerConfig) -> Vec<(&'static str, &'static str, &
 }
 
 /// Does the handshake within `timeouts.handshake`; what was negotiated goes to `session`. `greeted`: the client came by
-/// STARTTLS, and its login must be done by then. Out: the client, and what it said in the same breath. What the server
-/// says last is sent together with the first [`Client::send`].
+/// STARTTLS, and its login must be done by then. What the server says last is sent together with the first
+/// [`Client::send`].
 pub async fn accept(
     socket: TcpStream,
     greeted: Option<Instant>,
     session: &mut Session,
     ctx: &Context,
-) -> Result<(Client, Vec<u8>), Reason> {
+) -> Result<Client, Reason> {
     let start = Instant::now();
     let limit = start + ctx.timeouts.handshake;
     let deadline = greeted.map_or(limit, |login| limit.min(login));
     let mut shaking =
         Shaking { socket, starttls: greeted.is_some(), silent: true, hello: None, offer: None };
-    let shaken = timeout_at(deadline, shaking.handshake(ctx.tls.load_full())).await;
+    let shaken = timeout_at(deadline, shaking.handshake(ctx)).await;
     if let Some(version) = shaking.hello {
         ctx.metrics.client_hello(version);
     }
     let failed = match shaken {
         Ok(Ok(shaken)) => {
-            let Shaken { tls, partial, unsent, ended, said } = shaken;
-            let handshake = Handshake::of(&tls, shaking.offer.and_then(|offer| offer.sni));
+            let Shaken { tls, input, unsent, mut handshake } = shaken;
+            handshake.sni = shaking.offer.and_then(|offer| offer.sni);
             ctx.metrics.handshake(&handshake, start.elapsed());
             session.handshake = Some(handshake);
             session.phase(Phase::Login);
-            return Ok((Client::new(shaking.socket, tls, partial, unsent, ended), said));
+            return Ok(Client::new(shaking.socket, tls, input, unsent));
         }
         Ok(Err(failed)) => {
             linger(&mut shaking.socket).await;
@@ -106,28 +118,36 @@ struct Shaking {
 
 /// What rustls leaves behind.
 struct Shaken {
-    tls: UnbufferedServerConnection,
-    partial: Vec<u8>,
+    tls: Box<Records>,
+    /// What came behind the handshake.
+    input: Vec<u8>,
     unsent: Unsent,
-    ended: bool,
-    said: Vec<u8>,
+    handshake: Handshake,
 }
 
 impl Shaking {
-    async fn handshake(&mut self, config: Arc<ServerConfig>) -> Result<Shaken, Failed> {
+    async fn handshake(&mut self, ctx: &Context) -> Result<Shaken, Failed> {
+        let config = ctx.tls.load_full();
         let mut input = Vec::with_capacity(2048);
-        self.look(&mut input).await?;
-        // There is a certificate for everybody: the first, if no other fits.
-        let serves = |_name: Option<&str>| true;
-        if let Some(failure) = self.offer.as_ref().and_then(|offer| offer.refused(serves)) {
+        self.look(&mut input, config.crypto_provider()).await?;
+        let admit = |name: Option<&str>| {
+            let (found, admitted) = ctx.names.admit(name);
+            ctx.metrics.server_name(found);
+            admitted
+        };
+        if let Some(failure) = self.offer.as_ref().and_then(|offer| offer.refused(admit)) {
             return Err(self.refuse(failure).await);
         }
-        let mut tls = UnbufferedServerConnection::new(config).map_err(|_| Failure::Internal)?;
-        let (mut said, mut out) = (Vec::new(), Out::borrow());
-        let ended = loop {
-            match process(&mut tls, &mut input, &mut said, &mut out) {
-                Ok(processed) if !tls.is_handshaking() => break processed == Processed::Closed,
-                Ok(_) => {}
+        let ours = |error: rustls::Error| Failed {
+            detail: Some(error.to_string()),
+            ..Failure::Internal.into()
+        };
+        let mut tls = Box::new(UnbufferedServerConnection::new(config).map_err(ours)?);
+        let mut out = Out::borrow();
+        loop {
+            match process(&mut tls, &mut input, &mut out) {
+                Ok(()) if !tls.is_handshaking() => break,
+                Ok(()) => {}
                 Err(error) => {
                     let alert = out.take();
                     let _ = self.socket.write_all(&alert).await;
@@ -139,17 +159,16 @@ impl Shaking {
             self.socket.write_all(&flight).await.map_err(|_| Failure::Closed)?;
             self.read(&mut input).await?;
             out = Out::borrow();
-        };
+        }
+        let handshake = Handshake::of(&tls);
+        let tls = Box::new(Records::new(*tls).map_err(ours)?);
         let mut unsent = Unsent::default();
         unsent.keep(out.bytes());
-        // What was decrypted in here may be a login that came together with the handshake's end.
-        let partial = input.clone();
-        input.zeroize();
-        Ok(Shaken { tls, partial, unsent, ended, said })
+        Ok(Shaken { tls, input, unsent, handshake })
     }
 
     /// Reads until the ClientHello is whole, or as much of it as can be read, and answers what is no TLS.
-    async fn look(&mut self, input: &mut Vec<u8>) -> Result<(), Failed> {
+    async fn look(&mut self, input: &mut Vec<u8>, spoken: &CryptoProvider) -> Result<(), Failed> {
         let mut reader = Reader::default();
         loop {
             self.read(input).await?;
@@ -158,7 +177,7 @@ impl Shaking {
                 Look::More => {}
                 Look::Hello(hello) => {
                     self.hello = Some(hello.version);
-                    self.offer = Some(Offer::from(&hello));
+                    self.offer = Some(Offer::new(&hello, spoken));
                     return Ok(());
                 }
                 Look::Foreign(foreign) => {
@@ -189,20 +208,141 @@ impl Shaking {
 }
 
 impl Handshake {
-    fn of(tls: &UnbufferedServerConnection, sni: Option<Box<str>>) -> Self {
-        let version = match tls.protocol_version() {
-            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+    fn of(tls: &UnbufferedServerConnection) -> Self {
+        Self {
+            version: tls.protocol_version().unwrap_or(ProtocolVersion::TLSv1_2),
+            cipher: tls.negotiated_cipher_suite().map(|suite| suite.suite()),
+            group: tls.negotiated_key_exchange_group().map(|group| group.name()),
+            resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
+            sni: None,
+        }
+    }
+
+    /// As in [`combinations`].
+    pub fn version(&self) -> &'static str {
+        match self.version {
+            ProtocolVersion::TLSv1_3 => "TLSv1.3",
             _ => "TLSv1.2",
-        };
-        let cipher = tls
-            .negotiated_cipher_suite()
-            .and_then(|suite| suite.suite().as_str())
-            .unwrap_or("none");
-        let group = tls
-            .negotiated_key_exchange_group()
-            .and_then(|group| group.name().as_str())
-            .unwrap_or("none");
-        let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
-        Self { version, cipher, group, resumed, sni }
+        }
+    }
+
+    pub fn cipher(&self) -> &'static str {
+        self.cipher.and_then(|cipher| cipher.as_str()).unwrap_or("none")
+    }
+
+    /// `none` for a resumed TLS 1.2 session.
+    pub fn group(&self) -> &'static str {
+        self.group.and_then(|group| group.as_str()).unwrap_or("none")
+    }
+}
+
+/// Takes whole records off the front of `input` until the handshake is done or needs more; what it has to say is appended to
+/// `out`, an alert before an error included.
+///
+/// One record at a time, so that none behind the handshake is taken: those are [`Records`]' own.
+fn process(
+    tls: &mut UnbufferedServerConnection,
+    input: &mut Vec<u8>,
+    out: &mut Out,
+) -> Result<(), rustls::Error> {
+    let mut consumed = 0;
+    let mut end = record_end(input, 0);
+    let mut failed = None;
+    let result = loop {
+        if !tls.is_handshaking() && !tls.wants_write() && failed.is_none() {
+            break Ok(());
+        }
+        let UnbufferedStatus { discard, state, .. } =
+            tls.process_tls_records(&mut input[consumed..end]);
+        consumed += discard;
+        match state {
+            Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                if encode(&mut data, out).is_err() {
+                    break Err(rustls::Error::General("a record could not be encoded".into()));
+                }
+            }
+            Ok(ConnectionState::TransmitTlsData(data)) => {
+                data.done();
+                if let Some(error) = failed.take() {
+                    break Err(error);
+                }
+            }
+            // It needs more. A message may be longer than its record, so what was not taken is offered again.
+            Ok(_) => match failed.take() {
+                Some(error) => break Err(error),
+                None if end == input.len() => break Ok(()),
+                None => end = record_end(input, end),
+            },
+            // The first error queues an alert, which the next turn brings.
+            Err(error) if failed.is_none() => failed = Some(error),
+            Err(error) => break Err(failed.unwrap_or(error)),
+        }
+    };
+    input.drain(..consumed);
+    result
+}
+
+/// Where the record ends that begins at `at`; one that is not whole ends with the input.
+fn record_end(input: &[u8], at: usize) -> usize {
+    match &input[at..] {
+        [_, _, _, high, low, ..] => {
+            input.len().min(at + 5 + usize::from(u16::from_be_bytes([*high, *low])))
+        }
+        _ => input.len(),
+    }
+}
+
+fn encode(
+    data: &mut EncodeTlsData<'_, ServerConnectionData>,
+    out: &mut Out,
+) -> Result<(), EncodeError> {
+    let mut needed = MAX_RECORD + RECORD_OVERHEAD;
+    loop {
+        match data.encode(out.room(needed)) {
+            Ok(written) => {
+                out.used += written;
+                return Ok(());
+            }
+            Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size }))
+                if required_size > needed =>
+            {
+                needed = required_size;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The thread's buffer for outgoing records, borrowed; it is always initialised, so growing it is all it costs.
+struct Out {
+    buffer: Vec<u8>,
+    used: usize,
+}
+
+impl Out {
+    fn borrow() -> Self {
+        Self { buffer: TO_SOCKET.take(), used: 0 }
+    }
+
+    fn room(&mut self, needed: usize) -> &mut [u8] {
+        if self.buffer.len() < self.used + needed {
+            self.buffer.resize(self.used + needed, 0);
+        }
+        &mut self.buffer[self.used..]
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.used]
+    }
+
+    /// A copy of the bytes; the buffer goes back before anybody waits, since other sessions of the thread need it.
+    fn take(self) -> Vec<u8> {
+        self.bytes().to_vec()
+    }
+}
+
+impl Drop for Out {
+    fn drop(&mut self) {
+        TO_SOCKET.set(std::mem::take(&mut self.buffer));
     }
 }

@@ -89,15 +89,14 @@ pub enum Key {
     Rsa,
 }
 
-/// What rustls with aws-lc-rs speaks, by IANA number (a test compares): suites of TLS 1.3, of TLS 1.2 by the key
-/// that they sign with, signature schemes by key, groups.
+/// Which suites and signature schemes go with which key, by IANA number: suites of TLS 1.3 with each, of TLS 1.2 by key.
+/// All that rustls with aws-lc-rs speaks is among them (a test compares).
 const SUITES_13: &[u16] = &[0x1301, 0x1302, 0x1303];
 const SUITES_ECDSA: &[u16] = &[0xc02b, 0xc02c, 0xcca9];
 const SUITES_RSA: &[u16] = &[0xc02f, 0xc030, 0xcca8];
 const SCHEMES_ECDSA: &[u16] = &[0x0403, 0x0503, 0x0603];
 const SCHEMES_PSS: &[u16] = &[0x0804, 0x0805, 0x0806];
 const SCHEMES_PKCS1: &[u16] = &[0x0401, 0x0501, 0x0601];
-const GROUPS: &[u16] = &[0x11ec, 0x001d, 0x0017, 0x0018];
 
 impl<'a> ClientHello<'a> {
     /// The protocols that it offers by ALPN, in its order.
@@ -118,22 +117,17 @@ impl<'a> ClientHello<'a> {
         numbers(self.schemes)
     }
 
-    /// Whether it offers a group in which we exchange keys.
-    pub fn shares_group(&self) -> bool {
-        meet(self.groups, GROUPS)
-    }
-
     /// Whether its suites and signature schemes let it accept a certificate with such a key, in TLS 1.3 or 1.2.
-    pub fn takes(&self, key: Key) -> bool {
-        let in_13 = self.version == Version::Tls13 && meet(self.suites, SUITES_13);
+    /// `spoken`: whether a suite is one that we would take.
+    pub fn takes(&self, key: Key, spoken: impl Fn(u16) -> bool) -> bool {
+        let suite = |of: &[u16]| self.suites().any(|suite| of.contains(&suite) && spoken(suite));
+        let scheme = |of: &[u16]| self.schemes().any(|scheme| of.contains(&scheme));
+        let in_13 = self.version == Version::Tls13 && suite(SUITES_13);
         match key {
-            Key::Ecdsa => {
-                (in_13 || meet(self.suites, SUITES_ECDSA)) && meet(self.schemes, SCHEMES_ECDSA)
-            }
+            Key::Ecdsa => (in_13 || suite(SUITES_ECDSA)) && scheme(SCHEMES_ECDSA),
             Key::Rsa => {
-                let in_12 = meet(self.suites, SUITES_RSA);
-                ((in_13 || in_12) && meet(self.schemes, SCHEMES_PSS))
-                    || (in_12 && meet(self.schemes, SCHEMES_PKCS1))
+                let in_12 = suite(SUITES_RSA);
+                ((in_13 || in_12) && scheme(SCHEMES_PSS)) || (in_12 && scheme(SCHEMES_PKCS1))
             }
         }
     }
@@ -366,10 +360,6 @@ impl<'a> Cursor<'a> {
 
 fn numbers(list: &[u8]) -> impl Iterator<Item = u16> {
     list.as_chunks().0.iter().map(|pair| u16::from_be_bytes(*pair))
-}
-
-fn meet(list: &[u8], wanted: &[u16]) -> bool {
-    numbers(list).any(|number| wanted.contains(&number))
 }
 
 #[cfg(test)]

@@ -6,4 +6,6 @@
 
 pub mod client_hello;
 
+pub mod record;
+
 pub mod imap;

@@ -1,11 +1,11 @@
 //! Reads certificates and keys from PEM files, and says in an operator's words what is wrong with them.
 //!
-//! In: paths from the configuration, or of `cert show`. Out: DER for rustls, matched into a [`Pair`].
+//! In: paths from the configuration, in a directory, or of `cert show`. Out: DER for rustls, matched into a [`Pair`].
 //! Standard: RFC 7468.
 //!
 //! Limits: a file over 1 MiB is refused unread. Invariant: what a key file holds is never part of a message,
 //! and its text is wiped from memory after it was parsed.
-//! Not here: what a certificate says (`facts`), which pair serves (`super`), and certificates that we make
+//! Not here: what a certificate says (`facts`), which pair serves (`store`), and certificates that we make
 //! (`self_signed`).
 
 use std::fmt;
@@ -113,13 +113,21 @@ fn hint(what: What, found: &str) -> &'static str {
 }
 
 /// The chain and its key, matched, as rustls takes them.
+#[derive(Debug)]
 pub struct Pair {
-    pub certified: CertifiedKey,
+    pub certified: Arc<CertifiedKey>,
     /// Of every certificate in the file, leaf first; never empty.
     pub chain: Vec<Facts>,
 }
 
-/// Reads both files and matches them. Dates, names and the key file's mode are for [`super::facts::complaints`] and
+impl Pair {
+    /// Whether clients would see no difference.
+    pub fn is_as(&self, other: &Pair) -> bool {
+        self.certified.cert == other.certified.cert
+    }
+}
+
+/// Reads both files and matches them. Dates, names and the key file's mode are for [`super::complaints`] and
 /// [`mode_of`]: a service has to start with an expired certificate too.
 ///
 /// # Errors
@@ -157,7 +165,7 @@ pub fn pair(
     if let Some(bits) = facts[0].weak_rsa() {
         return Err(Error::WeakRsa { path: key_path.to_owned(), bits });
     }
-    Ok(Pair { certified: CertifiedKey::new(chain, signer), chain: facts })
+    Ok(Pair { certified: Arc::new(CertifiedKey::new(chain, signer)), chain: facts })
 }
 
 fn belongs(certificate: &CertificateDer<'static>, signer: &Arc<dyn SigningKey>) -> bool {
@@ -218,6 +226,43 @@ pub fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
         Some(section) => section.map_err(|error| damaged(&error, path)),
         None => Err(not_found(&text, path, What::Key)),
     }
+}
+
+/// What a file in a directory of certificates holds; not both parts are empty.
+pub struct Held {
+    pub certs: Vec<CertificateDer<'static>>,
+    pub key: Option<PrivateKeyDer<'static>>,
+}
+
+/// Reads a file of which only the content can tell what it is.
+///
+/// # Errors
+/// As [`read_chain`] and [`read_key`], and if it holds neither.
+pub fn read_held(path: &Path) -> Result<Held, Error> {
+    let text = read(path, What::Certificate)?;
+    let labels = labels(&text);
+    let has = |label: &str| labels.iter().any(|found| found == label);
+    let certs = if has("certificate") { read_chain(path)? } else { Vec::new() };
+    let key = match has("private key") || has("encrypted private key") {
+        true => Some(read_key(path)?),
+        false => None,
+    };
+    if certs.is_empty() && key.is_none() {
+        return Err(not_found(&text, path, What::Certificate));
+    }
+    Ok(Held { certs, key })
+}
+
+/// The SubjectPublicKeyInfo that belongs to a private key, DER.
+///
+/// # Errors
+/// The key cannot be used.
+pub fn public_half(key: &PrivateKeyDer<'static>, path: &Path) -> Result<Vec<u8>, Error> {
+    let unusable = |why: String| Error::UnusableKey { path: path.to_owned(), why };
+    let signer =
+        aws_lc_rs::sign::any_supported_type(key).map_err(|error| unusable(plain(&error)))?;
+    let public = signer.public_key().ok_or_else(|| unusable("no public half".to_owned()))?;
+    Ok(public.to_vec())
 }
 
 /// What a PEM file of any kind holds, for `cert show`: its labels in words, in order.

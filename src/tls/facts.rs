@@ -1,16 +1,16 @@
 //! What a certificate says, in words for people and checks.
 //!
-//! In: DER, and the time. Out: [`Facts`], and the [`Complaint`]s that a client would have about a chain.
-//! Standard: RFC 5280. A client's rules are those of the common libraries and of Apple's and Mozilla's clients.
+//! In: DER, and the time. Out: [`Facts`]. Standard: RFC 5280.
 //!
 //! Invariant: no text from a certificate carries a control character on.
-//! Not here: trust. Whether a client knows the root is the client's to say.
+//! Not here: what a client would say to it (`complaints`).
 
 use std::fmt;
 use std::net::IpAddr;
 
 use rustls::SupportedCipherSuite;
 use rustls::crypto::aws_lc_rs;
+use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::*;
 use x509_parser::public_key::PublicKey;
@@ -18,7 +18,8 @@ use x509_parser::public_key::PublicKey;
 /// The shortest RSA key that clients, and our own signing code, still take.
 pub const MIN_RSA_BITS: usize = 2048;
 
-const DAY: i64 = 86_400;
+/// Seconds.
+pub(super) const DAY: i64 = 86_400;
 
 /// What people and checks want to know of one certificate.
 #[derive(Clone, Debug)]
@@ -45,6 +46,10 @@ pub struct Facts {
     /// SHA-256 of the DER, `AA:BB:…`.
     pub fingerprint: String,
     pub serial: String,
+    /// The certificate itself.
+    pub der: CertificateDer<'static>,
+    /// Its SubjectPublicKeyInfo, DER.
+    pub spki: Vec<u8>,
     subject_der: Vec<u8>,
     issuer_der: Vec<u8>,
 }
@@ -107,6 +112,8 @@ impl Facts {
                 .is_some_and(|usage| !usage.value.server_auth && !usage.value.any),
             fingerprint: fingerprint(der),
             serial: parsed.raw_serial_as_string(),
+            der: CertificateDer::from(der.to_vec()),
+            spki: parsed.public_key().raw.to_vec(),
             subject_der: parsed.subject().as_raw().to_vec(),
             issuer_der: parsed.issuer().as_raw().to_vec(),
         })
@@ -133,94 +140,6 @@ impl Facts {
     pub(super) fn weak_rsa(&self) -> Option<usize> {
         self.rsa_bits.filter(|&bits| bits < MIN_RSA_BITS)
     }
-}
-
-/// How bad a [`Complaint`] is.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Grade {
-    /// No client connects, or none that looks.
-    Refused,
-    /// Some clients complain, or it will hurt later.
-    Doubtful,
-}
-
-/// Something that a client would hold against a chain.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct Complaint {
-    pub grade: Grade,
-    pub text: String,
-}
-
-/// What clients would say of a chain, leaf first, at `now` (unix seconds).
-pub fn complaints(chain: &[Facts], now: i64) -> Vec<Complaint> {
-    let mut found = Vec::new();
-    let mut say = |grade, text: String| found.push(Complaint { grade, text });
-    let Some(leaf) = chain.first() else { return found };
-    for (index, facts) in chain.iter().enumerate() {
-        let who = match index {
-            0 => "the certificate".to_owned(),
-            n => format!("certificate {} of the chain ({})", n + 1, facts.subject),
-        };
-        if let Some(text) = dates(facts, now) {
-            say(Grade::Refused, format!("{who} {text}"));
-        } else if index == 0 && facts.not_after - now < 14 * DAY {
-            let days = (facts.not_after - now) / DAY;
-            say(Grade::Doubtful, format!("{who} expires in {days} days; renew it"));
-        }
-        if let Some(bits) = facts.weak_rsa() {
-            let text = format!(
-                "{who} has a weak key: RSA with {bits} bits; at least {MIN_RSA_BITS} are needed"
-            );
-            say(Grade::Refused, text);
-        }
-        // The signature of a root is not looked at: it is trusted because it is known.
-        if facts.weak_signature && !facts.is_self_issued() {
-            let text =
-                format!("{who} has a weak signature ({}); have it issued anew", facts.signature);
-            say(Grade::Refused, text);
-        }
-    }
-    if leaf.names.is_empty() {
-        let text = match &leaf.common_name {
-            Some(name) => format!(
-                "the certificate names its server ({name}) only as CN, which clients ignore; have it issued with a subjectAltName"
-            ),
-            None => "the certificate names no server (no subjectAltName); no client will accept it for any name".to_owned(),
-        };
-        say(Grade::Doubtful, text);
-    }
-    if leaf.not_for_servers {
-        let text = "the certificate is not meant for servers (extendedKeyUsage without serverAuth); have it issued for a TLS server";
-        say(Grade::Refused, text.to_owned());
-    }
-    if leaf.is_ca {
-        let text = "the certificate is a CA's, which strict clients refuse for a server; put the server's own certificate first";
-        say(Grade::Doubtful, text.to_owned());
-    }
-    for (index, step) in chain.windows(2).enumerate() {
-        if !step[0].is_issued_by(&step[1]) {
-            let text = format!(
-                "the chain is out of order or holds a stranger: certificate {} was issued by {}, but certificate {} is {}",
-                index + 1,
-                step[0].issuer,
-                index + 2,
-                step[1].subject
-            );
-            say(Grade::Doubtful, text);
-        }
-    }
-    if chain.len() == 1 && !leaf.is_self_issued() {
-        let text = format!(
-            "the issuer ({}) is not in the file: unless it is a root that clients know, the intermediate certificate is missing; use the full chain (often fullchain.pem)",
-            leaf.issuer
-        );
-        say(Grade::Doubtful, text);
-    }
-    if chain.len() == 1 && leaf.is_self_issued() {
-        let text = "the certificate vouches for itself: people have to trust exactly it";
-        say(Grade::Doubtful, text.to_owned());
-    }
-    found
 }
 
 /// Why a certificate is not valid at `now`: `expired on 2026-01-31 (12 days ago)…`.

@@ -16,22 +16,18 @@ use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::sync::Arc;
 use std::time::Duration;
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
-use rustls::RootCertStore;
-use rustls::client::WebPkiServerVerifier;
-use rustls::client::danger::ServerCertVerifier;
 use rustls::crypto::aws_lc_rs;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer, ServerName, UnixTime};
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-use super::certificate;
 use super::facts::{self, Facts, Name};
+use super::{certificate, complaints};
 
 /// What is kept in the directory, in the order in which it is written.
 pub const FILES: [&str; 4] = ["ca.key", "ca.pem", "privkey.pem", "fullchain.pem"];
@@ -281,7 +277,7 @@ impl Kept {
         if now < leaf.not_before {
             return urgent("the old one is of the future: the clock was wrong then, or is now");
         }
-        verify(&chain[0], &leaf, ca, now)
+        complaints::verify(&leaf, &[], &ca_facts, now)
             .map_err(|why| Error::Forged { path: path.clone(), why })?;
         if !matches(&chain[0], key) {
             return urgent("the old one was for another key");
@@ -331,6 +327,22 @@ struct Why {
     urgent: bool,
 }
 
+/// What is served, and which CA to trust for it.
+pub fn in_words(made: &Made, dir: &Path) -> String {
+    let leaf = &made.pair.chain[0];
+    let names: Vec<String> = leaf.names.iter().map(ToString::to_string).collect();
+    let whose = match made.memory {
+        None => format!("trust the CA in {}", dir.join("ca.pem").display()),
+        Some(_) => "its CA lives in memory only".to_owned(),
+    };
+    format!(
+        "serving a self-made certificate for {} until {}; {whose}, SHA-256 fingerprint {}",
+        names.join(", "),
+        facts::date(leaf.not_after),
+        made.ca.fingerprint
+    )
+}
+
 fn kept(file: certificate::Error) -> Error {
     Error::Kept { file }
 }
@@ -349,30 +361,6 @@ fn matches(certificate: &CertificateDer<'_>, key: &KeyPair) -> bool {
     use x509_parser::prelude::{FromDer, X509Certificate};
     X509Certificate::from_der(certificate)
         .is_ok_and(|(_, parsed)| parsed.public_key().raw == key.subject_public_key_info())
-}
-
-/// Whether a client that trusts the CA would accept the certificate at `now`.
-fn verify(
-    leaf: &CertificateDer<'static>,
-    facts: &Facts,
-    ca: &CertificateDer<'static>,
-    now: i64,
-) -> Result<(), String> {
-    let mut roots = RootCertStore::empty();
-    roots.add(ca.clone()).map_err(|error| error.to_string())?;
-    let provider = Arc::new(aws_lc_rs::default_provider());
-    let verifier = WebPkiServerVerifier::builder_with_provider(Arc::new(roots), provider)
-        .build()
-        .map_err(|error| error.to_string())?;
-    let name = match facts.names.first() {
-        Some(Name::Ip(address)) => ServerName::from(*address),
-        Some(Name::Dns(name)) => ServerName::try_from(name.replacen('*', "any", 1))
-            .map_err(|_| format!("{name} is not a DNS name"))?,
-        None => return Err("it names no server".to_owned()),
-    };
-    let at = UnixTime::since_unix_epoch(Duration::from_secs(u64::try_from(now).unwrap_or(0)));
-    verifier.verify_server_cert(leaf, &[], &name, &[], at).map_err(|error| error.to_string())?;
-    Ok(())
 }
 
 /// DNS names in lower case and IP addresses, each once, in the order given: the first one names the certificate.

@@ -15,6 +15,7 @@
 #![allow(dead_code, reason = "each test binary uses its own part of the harness")]
 #![allow(unused_imports, reason = "as above")]
 
+mod authority;
 mod certificates;
 mod client;
 mod dovecot;
@@ -24,6 +25,7 @@ mod programs;
 mod proxy;
 mod wait;
 
+pub use authority::{Authority, Issued, KeyKind, days, replace};
 pub use certificates::Certificates;
 pub use client::{Client, End, TlsOptions};
 pub use dovecot::Dovecot;

@@ -1,0 +1,148 @@
+//! What `check` says of certificates: everything that is wrong with the files that the settings name.
+//!
+//! In: [`settings::Tls`]. Out: [`Finding`]s. Makes no files, opens no port.
+
+use std::path::Path;
+use std::time::SystemTime;
+
+use rustls::SupportedCipherSuite;
+
+use super::certificate::Pair;
+use super::complaints::{Complaint, Grade, complaints};
+use super::directory::Dir;
+use super::pairs::Source as _;
+use super::{certificate, chain, key_mode, self_signed, store, unix};
+use crate::config::settings::{self, CertificateFiles, CertificateSource, MinVersion};
+
+/// How bad a [`Finding`] is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Severity {
+    /// The service does not start, or no client accepts it.
+    Error,
+    /// It works, but not for everybody or not for long.
+    Warning,
+}
+
+/// One line of the `check` command.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Finding {
+    pub severity: Severity,
+    pub message: String,
+}
+
+/// Everything that is wrong, in the order of the configuration.
+pub fn check(settings: &settings::Tls) -> Vec<Finding> {
+    check_at(settings, unix(SystemTime::now()))
+}
+
+pub(super) fn check_at(settings: &settings::Tls, now: i64) -> Vec<Finding> {
+    let mut findings = Vec::new();
+    let mut say = |severity, message| findings.push(Finding { severity, message });
+    let stand_in = store::needs_stand_in(settings);
+    if stand_in && !settings.certificates.is_empty() {
+        say(Severity::Warning, store::stands_in_for(settings));
+    }
+    for source in settings.certificates.iter().filter(|_| !stand_in) {
+        match source {
+            CertificateSource::Pair(files) => check_files(files, now, &mut say),
+            CertificateSource::Dir(dir) => check_dir(dir, now, &mut say),
+        }
+    }
+    if !stand_in && let Some(text) = unusable_with_tls12(settings, now) {
+        say(Severity::Warning, text);
+    }
+    if let Some(made) = &settings.self_signed {
+        // While others serve it is not needed, but one day it may be.
+        let wrong = if stand_in { Severity::Error } else { Severity::Warning };
+        if let Err(error) = self_signed::inspect(&made.names, &made.dir, now) {
+            say(wrong, chain(&error));
+        }
+        for key in ["ca.key", "privkey.pem"] {
+            if let Some((severity, text)) = key_mode(&made.dir.join(key)) {
+                say(severity, text);
+            }
+        }
+    }
+    findings
+}
+
+fn check_files(files: &CertificateFiles, now: i64, say: &mut impl FnMut(Severity, String)) {
+    let certs = certificate::read_chain(&files.cert);
+    let key = certificate::read_key(&files.key);
+    // Both files are looked at on their own first, so that one mistake does not hide the other.
+    let facts = match &certs {
+        Ok(certs) => match certificate::facts_of(certs, &files.cert) {
+            Ok(facts) => facts,
+            Err(error) => {
+                say(Severity::Error, chain(&error));
+                Vec::new()
+            }
+        },
+        Err(error) => {
+            say(Severity::Error, chain(error));
+            Vec::new()
+        }
+    };
+    if let Err(error) = &key {
+        say(Severity::Error, chain(error));
+    }
+    if let (Ok(certs), Ok(key), false) = (certs, &key, facts.is_empty())
+        && let Err(error) = certificate::pair(certs, key, &files.cert, &files.key)
+    {
+        say(Severity::Error, chain(&error));
+        if matches!(error, certificate::Error::LeafNotFirst { .. }) {
+            return; // what a client would say of the wrong certificate misleads
+        }
+    }
+    for complaint in complaints(&facts, now) {
+        say(severity(&complaint), format!("{}: {}", files.cert.display(), complaint.text));
+    }
+    if let Some((severity, text)) = key_mode(&files.key) {
+        say(severity, text);
+    }
+}
+
+fn check_dir(dir: &Path, now: i64, say: &mut impl FnMut(Severity, String)) {
+    for found in Dir::new(dir.to_owned()).look(now) {
+        match &found.pair {
+            Err(why) => say(Severity::Error, why.clone()),
+            Ok(pair) => {
+                for complaint in complaints(&pair.chain, now) {
+                    let text = format!("{}: {}", found.id.display(), complaint.text);
+                    say(severity(&complaint), text);
+                }
+            }
+        }
+        if let Some((severity, text)) = found.key.as_deref().and_then(key_mode) {
+            say(severity, text);
+        }
+    }
+}
+
+/// A TLS 1.2 suite goes with one kind of key; those that are named may go with none of the certificates.
+fn unusable_with_tls12(settings: &settings::Tls, now: i64) -> Option<String> {
+    if settings.min_version != MinVersion::Tls12 {
+        return None;
+    }
+    let found: Vec<_> =
+        store::sources(settings).iter_mut().flat_map(|source| source.look(now)).collect();
+    let mut pairs = found.iter().filter_map(|found| found.pair.as_ref().ok()).peekable();
+    pairs.peek()?;
+    let signs = |suite: &SupportedCipherSuite, pair: &Pair| match suite {
+        SupportedCipherSuite::Tls12(suite) => {
+            pair.certified.key.choose_scheme(suite.sign).is_some()
+        }
+        SupportedCipherSuite::Tls13(_) => false,
+    };
+    let usable = pairs.any(|pair| settings.cipher_suites.iter().any(|suite| signs(suite, pair)));
+    (!usable).then(|| {
+        "no cipher suite for TLS 1.2 in `tls.cipher_suites` goes with any of the certificates (ECDHE_ECDSA goes with ECDSA keys, ECDHE_RSA with RSA keys): clients without TLS 1.3 are shut out".to_owned()
+    })
+}
+
+fn severity(complaint: &Complaint) -> Severity {
+    match complaint.grade {
+        Grade::Refused => Severity::Error,
+        Grade::Doubtful => Severity::Warning,
+    }
+}

@@ -1,0 +1,84 @@
+//! Which versions, cipher suites and groups there are and are spoken, by name.
+//!
+//! In: [`settings::Tls`]. Out: the provider for rustls. All that rustls has is AEAD with forward secrecy
+//! (RFC 9325 §4.2), so whatever an operator names is safe; the choice is between speed, taste and rules of others.
+//! Names are those of rustls, which log and metrics show too; for TLS 1.3 suites IANA's name (`TLS_AES_…`, where
+//! rustls says `TLS13_AES_…`) is understood as well.
+//! Not here: combinations that cannot work (`config::rules`).
+
+use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
+use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
+
+use crate::config::settings::{self, MinVersion};
+
+/// Every suite under each of its names, best first.
+pub fn suites() -> Vec<(&'static str, SupportedCipherSuite)> {
+    let all = aws_lc_rs::ALL_CIPHER_SUITES.iter().copied();
+    let mut named: Vec<_> =
+        all.filter_map(|suite| Some((suite.suite().as_str()?, suite))).collect();
+    for (iana, suite) in [
+        ("TLS_AES_256_GCM_SHA384", aws_lc_rs::cipher_suite::TLS13_AES_256_GCM_SHA384),
+        ("TLS_AES_128_GCM_SHA256", aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256),
+        ("TLS_CHACHA20_POLY1305_SHA256", aws_lc_rs::cipher_suite::TLS13_CHACHA20_POLY1305_SHA256),
+    ] {
+        named.push((iana, suite));
+    }
+    named
+}
+
+/// Every group under its name, best first.
+pub fn groups() -> Vec<(&'static str, &'static dyn SupportedKxGroup)> {
+    let all = aws_lc_rs::ALL_KX_GROUPS.iter().copied();
+    all.filter_map(|group| Some((group.name().as_str()?, group))).collect()
+}
+
+pub fn default_suites() -> Vec<SupportedCipherSuite> {
+    aws_lc_rs::default_provider().cipher_suites
+}
+
+/// The hybrid of X25519 and ML-KEM first, so that what is recorded today stays secret.
+pub fn default_groups() -> Vec<&'static dyn SupportedKxGroup> {
+    aws_lc_rs::default_provider().kx_groups
+}
+
+/// Best first.
+pub fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
+    static BOTH: [&SupportedProtocolVersion; 2] =
+        [&rustls::version::TLS13, &rustls::version::TLS12];
+    match min {
+        MinVersion::Tls12 => &BOTH,
+        MinVersion::Tls13 => &BOTH[..1],
+    }
+}
+
+/// The cryptography as configured.
+pub fn provider(settings: &settings::Tls) -> CryptoProvider {
+    CryptoProvider {
+        cipher_suites: settings.cipher_suites.clone(),
+        kx_groups: settings.groups.clone(),
+        ..aws_lc_rs::default_provider()
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn every_suite_and_group_has_a_name_of_its_own() {
+        let mut names: Vec<_> = suites().iter().map(|(name, _)| *name).collect();
+        assert_eq!(names.len(), aws_lc_rs::ALL_CIPHER_SUITES.len() + 3);
+        names.extend(groups().iter().map(|(name, _)| *name));
+        names.sort_unstable();
+        names.dedup();
+        let groups = aws_lc_rs::ALL_KX_GROUPS.len();
+        assert_eq!(names.len(), aws_lc_rs::ALL_CIPHER_SUITES.len() + 3 + groups, "{names:?}");
+    }
+
+    #[test]
+    fn the_hybrid_group_comes_first() {
+        let names: Vec<_> =
+            default_groups().iter().filter_map(|group| group.name().as_str()).collect();
+        assert_eq!(names, ["X25519MLKEM768", "X25519", "secp256r1", "secp384r1"]);
+    }
+}
