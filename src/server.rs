@@ -142,6 +142,9 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
         }
     }
     stop_background.cancel();
+    background.close();
+    // What still sets a timer while the runtime goes down would panic. Nobody here takes longer than a moment.
+    let _ = timeout(GRACE, background.wait()).await;
     tracing::info!("stopped");
     Ok(())
 }
