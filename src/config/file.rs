@@ -65,7 +65,8 @@ section! {
         pub unknown_name: UnknownName = "default",
         /// The oldest TLS version that is spoken: "1.2" or "1.3".
         pub min_version: MinVersion = "1.2",
-        /// Cipher suites, best first. Without this key all that there are; none of them is weak.
+        /// Cipher suites, best first. Without this key all that there are, AES-128 first; none of
+        /// them is weak.
         pub cipher_suites: Option<At<Several<Tried<Suite>>>>,
         /// Groups for the key exchange, best first. Without this key X25519MLKEM768, X25519,
         /// secp256r1 and secp384r1.
