@@ -7,6 +7,8 @@
 
 pub mod queue;
 
+pub mod sample;
+
 use std::fmt::Write as _;
 use std::io;
 
@@ -19,6 +21,7 @@ use crate::config::settings::{Log, LogFormat};
 
 /// Bytes of a client's text that a log line shows.
 pub const MAX_TEXT: usize = 256;
+
 /// Starts the log. What is queued is written when the guard is dropped.
 ///
 /// # Errors

@@ -17,7 +17,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{Readiness, probes};
 use crate::backend::{Backends, learn};
-use crate::config::settings::Settings;
+use crate::config::settings::{ListenTls, Settings};
 use crate::conn::{self, Context, accept, socket};
 use crate::metrics::Metrics;
 use crate::tls;
@@ -77,14 +77,17 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
         (CancellationToken::new(), TaskTracker::new(), TaskTracker::new());
     let stop_background = CancellationToken::new();
     let mut bound = Bound { listeners: Vec::new(), metrics: None };
-    for (listener, name) in listeners.imaps.into_iter().zip(&names) {
-        let address = listener.local_addr().map_err(Error::Signals)?;
-        tracing::info!(service = "imaps", %address, "listening");
+    for ((socket, listen), name) in listeners.imap.into_iter().zip(&settings.listen).zip(names) {
+        let address = socket.local_addr().map_err(Error::Signals)?;
+        let service = match listen.tls {
+            ListenTls::Implicit => "imaps",
+            ListenTls::StartTls => "imap with STARTTLS",
+        };
+        tracing::info!(service, %address, "listening");
         bound.listeners.push(address);
-        let name = Arc::from(name.as_str());
         background.spawn(accept::run(
-            listener,
-            name,
+            socket,
+            Arc::new(accept::Listener { name, tls: listen.tls }),
             Arc::clone(&ctx),
             sessions.clone(),
             accepting.clone(),
@@ -139,12 +142,15 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
         }
     }
     stop_background.cancel();
+    background.close();
+    // What still sets a timer while the runtime goes down would panic. Nobody here takes longer than a moment.
+    let _ = timeout(GRACE, background.wait()).await;
     tracing::info!("stopped");
     Ok(())
 }
 
 struct Listeners {
-    imaps: Vec<TcpListener>,
+    imap: Vec<TcpListener>,
     metrics: Option<TcpListener>,
 }
 
@@ -152,14 +158,14 @@ fn bind_all(settings: &Settings) -> Result<Listeners, Error> {
     let bind = |address, key| {
         accept::bind(address).map_err(|source| Error::Listen { address, key, source })
     };
-    let imaps = settings.listen.iter().map(|listen| bind(listen.address, "listen[].address"));
-    let imaps = imaps.collect::<Result<_, _>>()?;
+    let imap = settings.listen.iter().map(|listen| bind(listen.address, "listen[].address"));
+    let imap = imap.collect::<Result<_, _>>()?;
     let metrics = settings
         .metrics
         .as_ref()
         .map(|metrics| bind(metrics.address, "metrics.address"))
         .transpose()?;
-    Ok(Listeners { imaps, metrics })
+    Ok(Listeners { imap, metrics })
 }
 
 /// Raises the descriptor limit as far as it goes and keeps the number of sessions within it: two descriptors each, and

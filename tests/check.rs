@@ -174,6 +174,10 @@ fn the_shape_of_a_file() {
         (and("? [a]\n: b"), &["10:3: a key must be a word, found a list"]),
         (and("log: info"), &["10:6: expected a section, found `info`"]),
         (
+            with("\"[::]:993\"", "\"[::]:143\"\n    tls: start_tls"),
+            &["3:10: expected `implicit` or `starttls`, found `start_tls`"],
+        ),
+        (
             with("  servers:\n    - address: legacy-imap:143", "  servers:"),
             &["8:3: missing key `servers` in `backend`: a list with at least one item"],
         ),

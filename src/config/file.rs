@@ -7,7 +7,7 @@
 
 use super::addresses::{CertificateName, ListenAddress};
 use super::read::{At, Several, Tried, section};
-use super::settings::{CertificateSource, HostPort, LogFormat, MinVersion, UnknownName};
+use super::settings::{CertificateSource, HostPort, ListenTls, LogFormat, MinVersion, UnknownName};
 use super::values::{Capability, Count, FilePath, Group, Idle, Level, Size, Span, Suite};
 
 const SECOND: u64 = 1000;
@@ -39,11 +39,14 @@ section! {
 }
 
 section! {
-    /// One address on which IMAPS is served.
+    /// One address on which mail clients are served.
     pub struct Listen is "a listener with `address`" {
         /// IP address and port, in quotes. `"[::]:993"` serves IPv6 and IPv4, `"0.0.0.0:993"` IPv4
         /// only. With port 0 the system chooses one.
         pub address: At<ListenAddress>,
+        /// When TLS begins: with the first byte (implicit, port 993) or at STARTTLS (starttls, port 143), before
+        /// which nobody can log in.
+        pub tls: ListenTls = "implicit",
     }
 }
 
@@ -148,7 +151,8 @@ section! {
     pub struct Timeouts is "a section" {
         /// TLS, from the first byte to the last of the handshake. From 100ms to 5m.
         pub handshake: Span<SHORTEST, { 5 * MINUTE }> = "10s",
-        /// From the handshake to a login that succeeds; nothing extends it. From 100ms to 10m.
+        /// From the handshake (with starttls: from the connection) to a login that succeeds; nothing extends it. From
+        /// 100ms to 10m.
         pub login: Span<SHORTEST, { 10 * MINUTE }> = "60s",
         /// From a connection to the server to its greeting. From 100ms to 5m.
         pub backend_greeting: Span<SHORTEST, { 5 * MINUTE }> = "10s",

@@ -63,6 +63,7 @@ fn documented_in_full() -> String {
 fn the_smallest_file_gets_the_contracts_defaults() {
     let settings = good(SMALLEST);
     assert_eq!(settings.listen[0].address, "[::]:993".parse().unwrap());
+    assert_eq!(settings.listen[0].tls, settings::ListenTls::Implicit);
     let settings::CertificateSource::Pair(pair) = &settings.tls.certificates[0] else { panic!() };
     assert_eq!(pair.key, Path::new("/certs/privkey.pem"));
     assert_eq!(settings.tls.unknown_name, settings::UnknownName::Default);
@@ -89,6 +90,14 @@ fn the_smallest_file_gets_the_contracts_defaults() {
     assert_eq!(settings.metrics, None);
     assert_eq!(settings.log.level, tracing::Level::INFO);
     assert_eq!(settings.log.format, LogFormat::Text);
+}
+
+#[test]
+fn a_listener_may_wait_for_starttls() {
+    let both = "  - address: \"[::]:993\"\n    tls: implicit\n  - address: \"[::]:143\"\n    tls: starttls\n";
+    let settings = good(&SMALLEST.replace("  - address: \"[::]:993\"\n", both));
+    let tls: Vec<_> = settings.listen.iter().map(|listen| listen.tls).collect();
+    assert_eq!(tls, [settings::ListenTls::Implicit, settings::ListenTls::StartTls]);
 }
 
 #[test]
