@@ -17,6 +17,7 @@ use crate::conn::close::Reason;
 use crate::conn::tls::Failure;
 use crate::proto::imap::follow::Verb;
 use crate::proto::imap::sasl::Mechanism;
+use crate::tls::Part;
 
 /// Where a session stands: the label `phase`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
@@ -62,6 +63,7 @@ pub struct Metrics {
     handshake_failures: Vec<IntCounter>,
     pub handshake_duration: Histogram,
     certificate_not_after: GaugeVec,
+    list_next_update: GaugeVec,
     reloads: IntCounterVec,
     pub client_to_backend: IntCounter,
     pub backend_to_client: IntCounter,
@@ -192,14 +194,25 @@ impl Metrics {
             &["certificate", "state"],
         )?;
         r.register(Box::new(certificate_not_after.clone()))?;
+        let list_next_update = GaugeVec::new(
+            named(
+                "tls_client_crl_next_update_timestamp_seconds",
+                "When the first of the clients' revocation lists is due to be replaced, as Unix time",
+            ),
+            &[],
+        )?;
+        r.register(Box::new(list_next_update.clone()))?;
         let reloads = counters(
             r,
             "reloads_total",
             "Changes taken or refused while running",
             &["what", "result"],
         )?;
-        for result in ["ok", "failed"] {
-            reloads.with_label_values(&["certificate", result]);
+        let parts = Part::VARIANTS.iter().map(<&str>::from);
+        for what in parts.chain(["certificate"]) {
+            for result in ["ok", "failed"] {
+                reloads.with_label_values(&[what, result]);
+            }
         }
         let build =
             GaugeVec::new(named("build_info", "Always 1"), &["version", "rustls", "provider"])?;
@@ -261,6 +274,7 @@ impl Metrics {
                 SECONDS_OF_TLS,
             )?,
             certificate_not_after,
+            list_next_update,
             reloads,
             client_to_backend: bytes.with_label_values(&["client_to_backend"]),
             backend_to_client: bytes.with_label_values(&["backend_to_client"]),
@@ -297,9 +311,26 @@ impl Metrics {
         self.certificate_not_after.with_label_values(&[name, "served"]).set(not_after as f64);
     }
 
+    /// Of the revocation lists that new handshakes go by; there is no series where there is no list.
+    pub fn list_next_update(&self, at: Option<i64>) {
+        match at {
+            Some(at) => self.list_next_update.with_label_values(&[] as &[&str]).set(at as f64),
+            None => self.list_next_update.reset(),
+        }
+    }
+
     /// A certificate that changed while the proxy ran was taken, or refused.
     pub fn certificate_reloaded(&self, taken: bool) {
-        self.reloads.with_label_values(&["certificate", if taken { "ok" } else { "failed" }]).inc();
+        self.count_reload("certificate", taken);
+    }
+
+    /// Files beside the certificate changed while the proxy ran, and were taken or refused.
+    pub fn reloaded(&self, part: Part, taken: bool) {
+        self.count_reload(part.into(), taken);
+    }
+
+    fn count_reload(&self, what: &str, taken: bool) {
+        self.reloads.with_label_values(&[what, if taken { "ok" } else { "failed" }]).inc();
     }
 }
 

@@ -4,6 +4,7 @@
 //! SIGINT: readiness goes 503, listeners close, sessions are told BYE, what is left after `timeouts.drain` is
 //! closed; a second signal ends it at once.
 
+use std::collections::HashMap;
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
@@ -195,6 +196,7 @@ fn announce(loaded: &tls::Loaded, readiness: &Readiness, metrics: &Metrics) {
         names = loaded.names.join(" "),
         "serving certificate"
     );
+    metrics.list_next_update(loaded.list_next_update);
     readiness.set_certificate_not_after(loaded.not_after);
     metrics.certificate(&loaded.certificate, loaded.not_after);
 }
@@ -203,8 +205,10 @@ fn announce(loaded: &tls::Loaded, readiness: &Readiness, metrics: &Metrics) {
 /// does not load is said once, and the old one stays.
 async fn renew(ctx: Arc<Context>, mut source: tls::Source, readiness: Arc<Readiness>) {
     let mut last_error = String::new();
+    let mut told = HashMap::new();
     loop {
         sleep(CERTIFICATE_CHECK).await;
+        reread(&ctx, &mut source, &mut told);
         let loaded = tokio::task::block_in_place(|| {
             let now = SystemTime::now();
             source.due(now).then(|| source.load(now))
@@ -223,6 +227,37 @@ async fn renew(ctx: Arc<Context>, mut source: tls::Source, readiness: Arc<Readin
                     ctx.metrics.certificate_reloaded(false);
                     tracing::error!(error, "the new certificate can't be used, the old one stays");
                     last_error = error;
+                }
+            }
+        }
+    }
+}
+
+/// Takes ticket keys and client CAs that have changed into use; live sessions go on. What does not load is said once, and
+/// the old stays; `told` keeps the last mistake of each.
+fn reread(ctx: &Context, source: &mut tls::Source, told: &mut HashMap<&'static str, String>) {
+    for tls::Reread { part, result } in
+        tokio::task::block_in_place(|| source.reread(SystemTime::now()))
+    {
+        let what = <&str>::from(part);
+        match result {
+            Ok(fresh) => {
+                told.remove(what);
+                ctx.metrics.reloaded(part, true);
+                fresh.problems.iter().for_each(|problem| tracing::error!("{problem}"));
+                fresh.notice.iter().for_each(|notice| tracing::warn!("{notice}"));
+                tracing::info!(what, "changed files are in use");
+                if let Some(config) = fresh.config {
+                    ctx.metrics.list_next_update(fresh.list_next_update);
+                    ctx.tls.store(config);
+                }
+            }
+            Err(error) => {
+                let error = error.to_string();
+                if told.get(what) != Some(&error) {
+                    ctx.metrics.reloaded(part, false);
+                    tracing::error!(what, error, "changed files can't be used, the old ones stay");
+                    told.insert(what, error);
                 }
             }
         }

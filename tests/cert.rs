@@ -5,7 +5,7 @@ use std::os::unix::fs::MetadataExt;
 use std::path::Path;
 use std::process::{Command, Output};
 
-use imaps_proxy::config::settings::{CertificateFiles, MinVersion, Tls};
+use imaps_proxy::config::settings::{CertificateFiles, MinVersion, Tickets, Tls};
 use tempfile::TempDir;
 
 fn proxy(args: &[&str]) -> Output {
@@ -58,6 +58,8 @@ fn settings(cert: &Path, key: &Path) -> Tls {
         certificate: Some(CertificateFiles { cert: cert.to_owned(), key: key.to_owned() }),
         self_signed: None,
         min_version: MinVersion::Tls12,
+        tickets: Tickets::default(),
+        client_auth: None,
     }
 }
 

@@ -36,6 +36,32 @@ pub struct Tls {
     /// exist. At least one of the two is set.
     pub self_signed: Option<SelfSigned>,
     pub min_version: MinVersion,
+    pub tickets: Tickets,
+    /// `None`: no client is asked for a certificate.
+    pub client_auth: Option<ClientAuth>,
+}
+
+/// What session tickets are sealed with.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Tickets {
+    /// There are none: every connection makes a full handshake.
+    Off,
+    /// Keys that this process makes and forgets.
+    #[default]
+    Memory,
+    /// Keys from these files, never none; the first seals, all open.
+    Files(Vec<PathBuf>),
+}
+
+/// Who is asked for a certificate.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClientAuth {
+    /// Otherwise a client without one is served too.
+    pub required: bool,
+    /// PEM: those whose certificates are good.
+    pub ca: PathBuf,
+    /// PEM or DER: which of them are revoked.
+    pub crl: Option<PathBuf>,
 }
 
 /// PEM files: the chain, leaf first, and its private key.

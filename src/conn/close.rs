@@ -10,6 +10,7 @@ use super::tls::Handshake;
 use crate::log::printable;
 use crate::metrics::{LoginResult, Phase};
 use crate::proto::imap::sasl::Mechanism;
+use crate::tls::client_auth::Identity;
 
 /// The label and log field `reason`. Nothing that a client sends ever becomes one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
@@ -122,9 +123,16 @@ impl Session {
             backend,
             tls_version = self.handshake.as_ref().map(|handshake| handshake.version),
             tls_cipher = self.handshake.as_ref().map(|handshake| handshake.cipher),
+            client_cert_subject = self.identity().map(|who| printable(who.subject.as_bytes())),
+            client_cert_sha256 = self.identity().map(|who| &*who.fingerprint),
             duration_seconds = milliseconds(seconds),
             "login"
         );
+    }
+
+    /// Whom the client's certificate names.
+    fn identity(&self) -> Option<&Identity> {
+        self.handshake.as_ref().and_then(|handshake| handshake.identity.as_deref())
     }
 
     /// Counts and logs.
@@ -149,6 +157,8 @@ impl Drop for Session {
             tls_cipher = handshake.map(|h| h.cipher),
             tls_group = handshake.map(|h| h.group),
             sni = handshake.and_then(|h| h.sni.as_deref()).map(|sni| printable(sni.as_bytes())),
+            client_cert_subject = self.identity().map(|who| printable(who.subject.as_bytes())),
+            client_cert_sha256 = self.identity().map(|who| &*who.fingerprint),
             backend = self.backend.as_deref(),
             user = self.user.as_deref(),
             client_to_backend = self.client_to_backend,

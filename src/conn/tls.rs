@@ -6,7 +6,7 @@
 //! ([`super::client`]).
 
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, SystemTime};
 
 use rustls::server::{Acceptor, UnbufferedServerConnection};
 use rustls::{AlertDescription, HandshakeKind, PeerIncompatible, ProtocolVersion, ServerConfig};
@@ -18,6 +18,7 @@ use zeroize::Zeroize as _;
 use super::client::{Client, Out, Processed, linger, process};
 use super::close::Reason;
 use super::socket::Unsent;
+use crate::tls::client_auth::{Identity, Refusal};
 
 /// A ClientHello may be this long.
 const MAX_HELLO: usize = 64 * 1024;
@@ -40,7 +41,34 @@ pub enum Failure {
     AlertReceived,
     /// What it sent is against the protocol.
     Malformed,
+    /// The client's certificate: [`Refusal`].
+    ClientCertificateMissing,
+    ClientCertificateExpired,
+    ClientCertificateNotYetValid,
+    ClientCertificateRevoked,
+    ClientCertificateRevocationUnknown,
+    ClientCertificateForeign,
+    ClientCertificateWrongPurpose,
+    ClientCertificateBad,
+    /// The revocation list for it is not usable; the operator's to cure.
+    RevocationListUnusable,
     Other,
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Missing => Self::ClientCertificateMissing,
+            Refusal::Expired => Self::ClientCertificateExpired,
+            Refusal::NotYetValid => Self::ClientCertificateNotYetValid,
+            Refusal::Revoked => Self::ClientCertificateRevoked,
+            Refusal::RevocationUnknown => Self::ClientCertificateRevocationUnknown,
+            Refusal::Foreign => Self::ClientCertificateForeign,
+            Refusal::WrongPurpose => Self::ClientCertificateWrongPurpose,
+            Refusal::Bad => Self::ClientCertificateBad,
+            Refusal::OurList => Self::RevocationListUnusable,
+        }
+    }
 }
 
 /// What was negotiated.
@@ -50,6 +78,8 @@ pub struct Handshake {
     pub group: &'static str,
     pub resumed: bool,
     pub sni: Option<Box<str>>,
+    /// Whom the client's certificate names, if it has one.
+    pub identity: Option<Box<Identity>>,
 }
 
 /// Every (version, cipher, group) that `config` can negotiate, as [`Handshake`] names them.
@@ -153,7 +183,9 @@ async fn handshake(
     // What was decrypted in here may be a login that came together with the handshake's end.
     let partial = input.clone();
     input.zeroize();
-    let handshake = Handshake::of(&tls, sni);
+    // The client has its handshake already, so no alert can tell it.
+    let handshake = Handshake::of(&tls, sni)
+        .map_err(|refusal| (Failure::from(refusal), Reason::HandshakeFailed))?;
     Ok(Shaken { tls, partial, unsent, ended, handshake, said })
 }
 
@@ -239,6 +271,9 @@ impl NotTls {
 
 impl Failure {
     fn of(error: &rustls::Error) -> Self {
+        if let Some(refusal) = Refusal::of(error) {
+            return refusal.into();
+        }
         match error {
             rustls::Error::NoApplicationProtocol => Self::ForeignAlpn,
             rustls::Error::PeerIncompatible(
@@ -270,7 +305,7 @@ impl Failure {
 }
 
 impl Handshake {
-    fn of(tls: &UnbufferedServerConnection, sni: Option<Box<str>>) -> Self {
+    fn of(tls: &UnbufferedServerConnection, sni: Option<Box<str>>) -> Result<Self, Refusal> {
         let version = match tls.protocol_version() {
             Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
             _ => "TLSv1.2",
@@ -284,7 +319,9 @@ impl Handshake {
             .and_then(|group| group.name().as_str())
             .unwrap_or("none");
         let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
-        Self { version, cipher, group, resumed, sni }
+        let chain = tls.peer_certificates().unwrap_or_default();
+        let identity = Identity::of(chain, resumed, SystemTime::now())?.map(Box::new);
+        Ok(Self { version, cipher, group, resumed, sni, identity })
     }
 }
 

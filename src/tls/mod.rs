@@ -1,9 +1,12 @@
-//! The certificate that serves and the TLS settings around it, as one `rustls::ServerConfig`.
+//! The certificate that serves, who may come in, and the TLS settings around it, as one `rustls::ServerConfig`.
 //!
 //! In: [`settings::Tls`]. Out: [`Loaded`]; and [`check`], the same look without making or changing anything.
 //! TLS 1.3 and 1.2 (RFC 8446, RFC 5246 with AEAD suites only, RFC 9325), hybrid X25519MLKEM768 first, ALPN
 //! `imap` (RFC 7301: a client with a list of foreign protocols is refused with alert 120, one without a list
-//! is served), stateless tickets, no 0-RTT, no key log.
+//! is served), stateless tickets ([`tickets`]), client certificates where wanted ([`client_auth`]), no 0-RTT, no key log.
+//!
+//! Certificate, ticket keys and client CAs are read again each on its own ([`Source::due`], [`Source::reread`]), so a
+//! mistake in one keeps the old of that one only.
 //!
 //! A private key that others may read is an error in [`check`] if that is everybody, and a warning if it is a
 //! group. At start both are loud warnings only: orchestrators mount secrets with mode 0644, and a mail service
@@ -18,9 +21,9 @@ use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
-use rustls::server::{NoServerSessionStorage, ProducesTickets};
-use rustls::sign::{CertifiedKey, SingleCertAndKey};
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::sign::SingleCertAndKey;
 
 use crate::config::settings::{self, CertificateFiles, MinVersion, SelfSigned};
 
@@ -30,9 +33,22 @@ pub mod facts;
 
 pub mod self_signed;
 
+pub mod tickets;
+
+pub mod client_auth;
+
+use client_auth::ClientAuth;
 use facts::{Complaint, Grade};
 
 const DAY: i64 = 86_400;
+
+/// Tickets of a TLS 1.3 handshake, each good for one connection (RFC 8446 §C.4: a ticket that is used twice ties the two
+/// together for whoever listens). Every connection brings new ones, so one would keep a mail client's five connections
+/// in tickets; the second is for the connection that a phone loses before its new ticket arrives, and for one more folder. It
+/// costs some 200 bytes and a few microseconds a session, and OpenSSL sends as many.
+const TICKETS: usize = 2;
+/// What a client gets that says how many it wants (RFC 9149).
+const MAX_TICKETS: usize = 4;
 
 /// Why no TLS can be spoken. The operator's to cure; every message names the file.
 #[derive(Debug, thiserror::Error)]
@@ -48,6 +64,10 @@ pub enum Error {
     Half { missing: PathBuf, present: PathBuf },
     #[error("no certificate is configured; set tls.certificates or tls.self_signed")]
     Nothing,
+    #[error(transparent)]
+    Tickets(#[from] tickets::Error),
+    #[error(transparent)]
+    ClientAuth(#[from] client_auth::Error),
     #[error("TLS cannot be set up")]
     Rustls(#[from] rustls::Error),
 }
@@ -66,6 +86,33 @@ pub struct Loaded {
     pub notice: Vec<String>,
     /// To be logged as errors: the service runs, but clients will refuse or complain (expired, no name).
     pub problems: Vec<String>,
+    /// When the first of the clients' revocation lists is due to be replaced, unix seconds.
+    pub list_next_update: Option<i64>,
+}
+
+/// What is read beside the certificate: the label and log field `what`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum Part {
+    Tickets,
+    ClientAuth,
+}
+
+/// Files that have changed and were read again.
+pub struct Reread {
+    pub part: Part,
+    pub result: Result<Fresh, Error>,
+}
+
+/// What is new.
+#[derive(Default)]
+pub struct Fresh {
+    /// For new handshakes; `None`: the one in use has it already.
+    pub config: Option<Arc<ServerConfig>>,
+    /// As in [`Loaded`].
+    pub notice: Vec<String>,
+    pub problems: Vec<String>,
+    pub list_next_update: Option<i64>,
 }
 
 /// Reads or makes the certificate and builds the TLS configuration, once. A process that runs for long
@@ -80,8 +127,12 @@ pub fn load(settings: &settings::Tls) -> Result<Loaded, Error> {
 /// Loads again and again: keeps what must survive a reload, and knows when one is worth it.
 pub struct Source {
     settings: settings::Tls,
-    /// Kept, so that sessions resume across a reload. Its keys roll by themselves every few hours.
-    ticketer: Option<Arc<dyn ProducesTickets>>,
+    provider: Arc<CryptoProvider>,
+    /// Kept, so that sessions resume across a reload.
+    tickets: Option<tickets::Tickets>,
+    client_auth: Option<ClientAuth>,
+    /// The certificate in use, for a configuration in which something else is new.
+    resolver: Option<Arc<dyn ResolvesServerCert>>,
     /// A CA that could not be written anywhere; see [`self_signed::Made::memory`].
     memory: Option<self_signed::Kept>,
     served: Option<Served>,
@@ -105,7 +156,15 @@ struct Stamp {
 
 impl Source {
     pub fn new(settings: settings::Tls) -> Self {
-        Self { settings, ticketer: None, memory: None, served: None }
+        Self {
+            settings,
+            provider: Arc::new(aws_lc_rs::default_provider()),
+            tickets: None,
+            client_auth: None,
+            resolver: None,
+            memory: None,
+            served: None,
+        }
     }
 
     /// As [`load`]. After an error the state is the old one, and [`due`](Self::due) stays true.
@@ -114,10 +173,14 @@ impl Source {
     /// # Errors
     /// No usable pair.
     pub fn load(&mut self, now: SystemTime) -> Result<Loaded, Error> {
+        let mut notice = Vec::new();
+        let mut rules_problems = Vec::new();
+        if self.resolver.is_none() {
+            (notice, rules_problems) = self.read_others(now)?;
+        }
         let now = unix(now);
         let stamps = self.stamps(); // before reading: a change in between is seen at the next look
-        let mut notice = Vec::new();
-        let (certified, leaf, problems, renew_at, made) = match choose(&self.settings)? {
+        let (certified, leaf, mut problems, renew_at, made) = match choose(&self.settings)? {
             Choice::Files(files) => {
                 let pair = certificate::read_pair(&files.cert, &files.key)?;
                 notice.extend(key_mode(&files.key).map(|(_, text)| text));
@@ -145,8 +208,11 @@ impl Source {
                 (found.pair.certified, found.pair.chain, Vec::new(), Some(renew_at), true)
             }
         };
+        problems.append(&mut rules_problems);
         let leaf = &leaf[0];
-        let config = self.config(certified)?;
+        let resolver: Arc<dyn ResolvesServerCert> = Arc::new(SingleCertAndKey::from(certified));
+        let config = self.config(&resolver)?;
+        self.resolver = Some(resolver);
         // Our own writing just now is no change.
         let stamps = if made { self.stamps() } else { stamps };
         self.served = Some(Served { stamps, renew_at });
@@ -160,7 +226,61 @@ impl Source {
         };
         let names = leaf.names.iter().map(ToString::to_string).collect();
         let not_after = leaf.not_after;
-        Ok(Loaded { config, not_after, names, certificate, self_signed: made, notice, problems })
+        let list_next_update = self.client_auth.as_ref().and_then(|auth| auth.rules.next_update);
+        Ok(Loaded {
+            config,
+            not_after,
+            names,
+            certificate,
+            self_signed: made,
+            notice,
+            problems,
+            list_next_update,
+        })
+    }
+
+    /// Reads for the first time what stands beside the certificate; notices and problems.
+    fn read_others(&mut self, now: SystemTime) -> Result<(Vec<String>, Vec<String>), Error> {
+        let (mut notice, mut problems) = (Vec::new(), Vec::new());
+        self.tickets = tickets::Tickets::new(&self.settings.tickets, now)?;
+        notice.extend(self.tickets.iter().flat_map(tickets::Tickets::notice));
+        if let Some(wanted) = &self.settings.client_auth {
+            let auth = ClientAuth::new(wanted.clone(), &self.provider, now)?;
+            notice.extend_from_slice(&auth.rules.notice);
+            problems.extend_from_slice(&auth.rules.problems);
+            self.client_auth = Some(auth);
+        }
+        Ok((notice, problems))
+    }
+
+    /// Looks at what stands beside the certificate, and reads what has changed; rolls the ticket keys in memory. What
+    /// can't be read leaves the old in place and is read again the next time. Costs one `stat` a file.
+    pub fn reread(&mut self, now: SystemTime) -> Vec<Reread> {
+        let mut all = Vec::new();
+        if let Some(tickets) = self.tickets.as_mut().filter(|tickets| tickets.due(now)) {
+            let result = match tickets.load(now) {
+                Ok(tickets::Change::Rotated) => None, // as a clock ticks
+                Ok(tickets::Change::Read { notice }) => {
+                    Some(Ok(Fresh { notice, ..Fresh::default() }))
+                }
+                Err(error) => Some(Err(error.into())),
+            };
+            all.extend(result.map(|result| Reread { part: Part::Tickets, result }));
+        }
+        if self.client_auth.as_ref().is_some_and(ClientAuth::due) {
+            all.push(Reread { part: Part::ClientAuth, result: self.reread_client_auth(now) });
+        }
+        all
+    }
+
+    fn reread_client_auth(&mut self, now: SystemTime) -> Result<Fresh, Error> {
+        let (Some(auth), Some(resolver)) = (&mut self.client_auth, self.resolver.clone()) else {
+            return Ok(Fresh::default());
+        };
+        auth.load(&self.provider, now)?;
+        let client_auth::Rules { notice, problems, next_update, .. } = auth.rules.clone();
+        let config = Some(self.config(&resolver)?);
+        Ok(Fresh { config, notice, problems, list_next_update: next_update })
     }
 
     /// Whether [`load`](Self::load) would bring something new: a self-made certificate is to be renewed, or
@@ -181,27 +301,34 @@ impl Source {
         paths.iter().map(|path| Stamp::of(path)).collect()
     }
 
-    fn config(&mut self, certified: CertifiedKey) -> Result<Arc<ServerConfig>, Error> {
+    fn config(&self, resolver: &Arc<dyn ResolvesServerCert>) -> Result<Arc<ServerConfig>, Error> {
         let versions: &[_] = match self.settings.min_version {
             MinVersion::Tls12 => &[&rustls::version::TLS13, &rustls::version::TLS12],
             MinVersion::Tls13 => &[&rustls::version::TLS13],
         };
-        let provider = Arc::new(aws_lc_rs::default_provider());
-        let mut config = ServerConfig::builder_with_provider(provider)
+        let rules = self.client_auth.as_ref().map(|auth| &auth.rules);
+        let verifier = match rules {
+            Some(rules) => Arc::clone(&rules.verifier),
+            None => WebPkiClientVerifier::no_client_auth(),
+        };
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(versions)?
-            .with_no_client_auth()
-            .with_cert_resolver(Arc::new(SingleCertAndKey::from(certified)));
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::clone(resolver));
         config.alpn_protocols = vec![b"imap".to_vec()];
         // Ours is the better order, and the difference between two AEAD suites is not the client's to decide.
         config.ignore_client_order = true;
         // Tickets hold the state, so that no session of ours has to be remembered.
         config.session_storage = Arc::new(NoServerSessionStorage {});
-        let ticketer = match self.ticketer.take() {
-            Some(kept) => kept,
-            None => aws_lc_rs::Ticketer::new()?,
-        };
-        config.ticketer = Arc::clone(&ticketer);
-        self.ticketer = Some(ticketer);
+        match &self.tickets {
+            Some(tickets) => {
+                let policy = rules.map_or_else(Default::default, |rules| rules.policy);
+                config.ticketer = tickets.sealer(policy);
+                config.send_tls13_tickets = TICKETS;
+                config.max_tls13_tickets = MAX_TICKETS;
+            }
+            None => config.send_tls13_tickets = 0, // and no ticketer makes any for TLS 1.2
+        }
         debug_assert_eq!(config.max_early_data_size, 0, "0-RTT can be replayed (RFC 9325 §3.10)");
         Ok(Arc::new(config))
     }
@@ -309,6 +436,10 @@ fn check_at(settings: &settings::Tls, now: i64) -> Vec<Finding> {
             }
         }
     }
+    tickets::check(&settings.tickets, &mut say);
+    if let Some(wanted) = &settings.client_auth {
+        client_auth::check(wanted, &Arc::new(aws_lc_rs::default_provider()), now, &mut say);
+    }
     findings
 }
 
@@ -354,6 +485,11 @@ fn check_files(files: &CertificateFiles, now: i64, say: &mut impl FnMut(Severity
 
 /// What is wrong with the permissions of a private key.
 fn key_mode(path: &Path) -> Option<(Severity, String)> {
+    open_to(path, "private key")
+}
+
+/// What is wrong with the permissions of a file that holds a secret, called `what`.
+fn open_to(path: &Path, what: &str) -> Option<(Severity, String)> {
     let mode = certificate::mode_of(path)?;
     let (severity, who) = match mode {
         mode if mode & 0o006 != 0 => (Severity::Error, "everybody on this machine"),
@@ -363,7 +499,7 @@ fn key_mode(path: &Path) -> Option<(Severity, String)> {
     let shown = path.display();
     Some((
         severity,
-        format!("{shown}: private key open to {who} (mode {mode:04o}); run `chmod 600 {shown}`"),
+        format!("{shown}: {what} open to {who} (mode {mode:04o}); run `chmod 600 {shown}`"),
     ))
 }
 

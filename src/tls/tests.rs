@@ -31,6 +31,8 @@ fn tls(cert: Option<(&Path, &Path)>, made: Option<&Path>) -> settings::Tls {
             dir: dir.into(),
         }),
         min_version: MinVersion::Tls12,
+        tickets: settings::Tickets::default(),
+        client_auth: None,
     }
 }
 
@@ -138,7 +140,7 @@ fn every_mistake_names_its_file_and_its_cure() {
         assert!(chain(&error).contains(expected), "{error}");
     }
     let folder = messages(&tls(Some((dir.path(), &good_key)), None));
-    assert!(folder[0].contains("is a directory; name the PEM file in it"), "{folder:?}");
+    assert!(folder[0].contains("is a directory; name the file in it"), "{folder:?}");
     let link = dir.path().join("link.pem");
     std::os::unix::fs::symlink("../archive/none.pem", &link).unwrap();
     let found = messages(&tls(Some((&link, &good_key)), None));
