@@ -123,7 +123,7 @@ impl Session {
             backend,
             tls_version = self.handshake.as_ref().map(|handshake| handshake.version),
             tls_cipher = self.handshake.as_ref().map(|handshake| handshake.cipher),
-            client_cert_subject = self.identity().map(|who| printable(who.subject.as_bytes())),
+            client_cert_subject = self.identity().map(|who| &*who.subject),
             client_cert_sha256 = self.identity().map(|who| &*who.fingerprint),
             duration_seconds = milliseconds(seconds),
             "login"
@@ -157,7 +157,7 @@ impl Drop for Session {
             tls_cipher = handshake.map(|h| h.cipher),
             tls_group = handshake.map(|h| h.group),
             sni = handshake.and_then(|h| h.sni.as_deref()).map(|sni| printable(sni.as_bytes())),
-            client_cert_subject = self.identity().map(|who| printable(who.subject.as_bytes())),
+            client_cert_subject = self.identity().map(|who| &*who.subject),
             client_cert_sha256 = self.identity().map(|who| &*who.fingerprint),
             backend = self.backend.as_deref(),
             user = self.user.as_deref(),

@@ -33,6 +33,7 @@ use super::facts::{self, Facts};
 use super::tickets::Policy;
 use super::{Severity, Stamp, certificate, chain, unix};
 use crate::config::settings;
+use crate::log::printable;
 
 /// Why clients can't be judged (anew). All of it is for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -267,7 +268,7 @@ fn policy(
 /// Whom a verified certificate names.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Identity {
-    /// As its maker wrote it: to be escaped wherever it is shown.
+    /// Escaped and cut for the log.
     pub subject: Box<str>,
     /// SHA-256, as `cert show` and openssl print it.
     pub fingerprint: Box<str>,
@@ -288,8 +289,8 @@ impl Identity {
         if resumed && unix(now) > facts.not_after {
             return Err(Refusal::Expired);
         }
-        let Facts { subject, fingerprint, .. } = facts;
-        Ok(Some(Self { subject: subject.into(), fingerprint: fingerprint.into() }))
+        let subject = printable(facts.subject.as_bytes()).into();
+        Ok(Some(Self { subject, fingerprint: facts.fingerprint.into() }))
     }
 }
 

@@ -257,7 +257,7 @@ fn an_identity_is_subject_and_fingerprint() {
     let certificate = Ca::new("Ours").client(1, |_| {});
     let chain = [certificate.der().clone()];
     let who = Identity::of(&chain, true, time(NOW)).unwrap().unwrap();
-    assert_eq!(&*who.subject, "CN=alice\u{fffd}\u{fffd}\"x\"");
+    assert_eq!(&*who.subject, "CN=alice\u{fffd}\u{fffd}\\u{22}x\\u{22}");
     assert_eq!(who.fingerprint.len(), 95);
     assert_eq!(Identity::of(&[], false, time(NOW)), Ok(None));
     // Dates are webpki's to look at, but for a session that is resumed.
