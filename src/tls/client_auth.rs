@@ -11,8 +11,9 @@
 //! error in the log, in `check` and a metric to alert on: those whom it names stay out, and a download that fails
 //! at night must not lock out everybody else, as OpenSSL's servers do.
 //!
-//! A resumed session is let in without a look at its certificate, so a ticket opens only under the policy under which
-//! it was made (a changed CA, list or mode ends all), and its dates are looked at in [`Identity::of`].
+//! A resumed session is let in without a look at its certificate, again and again, for each visit brings new tickets. So
+//! a ticket opens only under the policy under which it was made (a changed CA, list or mode ends all), and no longer than
+//! its certificate is valid ([`still_valid`]): then there is a full handshake, to which the client may bring its new one.
 //! Not here: the handshake (`conn::tls`), when files are looked at (`server`), what a backend is told (nothing).
 
 use std::collections::HashSet;
@@ -278,7 +279,8 @@ impl Identity {
     /// Of a chain, leaf first; `resumed`: it was verified in an earlier handshake.
     ///
     /// # Errors
-    /// [`Refusal::Expired`] if it has expired since then.
+    /// [`Refusal::Expired`] if it has expired since then. [`still_valid`] comes before; this does not depend on what
+    /// rustls' tickets look like inside.
     pub fn of(
         chain: &[CertificateDer<'_>],
         resumed: bool,
@@ -292,6 +294,41 @@ impl Identity {
         let subject = printable(facts.subject.as_bytes()).into();
         Ok(Some(Self { subject, fingerprint: facts.fingerprint.into() }))
     }
+}
+
+/// Whether the client's certificate in the state of a session, if there is one, has not expired. State that is not
+/// understood is not resumed.
+pub fn still_valid(state: &[u8], now: SystemTime) -> bool {
+    match leaf(state) {
+        Some(None) => true,
+        Some(Some(der)) => Facts::of(der).is_ok_and(|facts| unix(now) <= facts.not_after),
+        None => false,
+    }
+}
+
+/// The leaf of the client's chain. The format is rustls' own (`ServerSessionValue`) and promised to nobody, so the tests
+/// resume sessions of both versions and let their certificates expire.
+fn leaf(state: &[u8]) -> Option<Option<&[u8]>> {
+    let mut rest = state;
+    let mut take = |length: usize| {
+        let (taken, left) = rest.split_at_checked(length)?;
+        rest = left;
+        Some(taken)
+    };
+    if take(1)? == [1] {
+        let length = take(1)?[0];
+        take(length.into())?; // SNI
+    }
+    take(4)?; // version and suite
+    let length = take(1)?[0];
+    take(length.into())?; // secret
+    take(1)?; // extended master secret
+    if take(1)? != [1] {
+        return Some(None);
+    }
+    take(3)?; // length of the chain
+    let length = take(3)?;
+    take(u32::from_be_bytes([0, length[0], length[1], length[2]]) as usize).map(Some)
 }
 
 /// Why a client's certificate was not good enough: a closed list.

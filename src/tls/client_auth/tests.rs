@@ -267,6 +267,24 @@ fn an_identity_is_subject_and_fingerprint() {
 }
 
 #[test]
+fn state_is_good_for_as_long_as_its_certificate() {
+    let certificate = Ca::new("Ours").client(1, |_| {});
+    let der = certificate.der();
+    let length = |more: usize| u32::try_from(der.len() + more).unwrap().to_be_bytes()[1..].to_vec();
+    for sni in [&[0][..], b"\x01\x09localhost"] {
+        let head = [sni, b"\x03\x04\x13\x02", b"\x03key", b"\x01"].concat();
+        let anonymous = [&head[..], b"\0", b"\0\0\0"].concat();
+        assert!(still_valid(&anonymous, time(NOW)));
+        let state = [&head[..], b"\x01", &length(3), &length(0), der, b"\0\0\0"].concat();
+        assert!(still_valid(&state, time(NOW)));
+        assert!(!still_valid(&state, time(NOW + 11 * DAY)));
+        for cut in 0..state.len() - 3 {
+            assert!(!still_valid(&state[..cut], time(NOW)), "cut at {cut}");
+        }
+    }
+}
+
+#[test]
 fn every_error_about_a_certificate_has_its_reason() {
     use rustls::Error as E;
     for (error, expected) in [
