@@ -330,7 +330,7 @@ fn tickets_and_client_certificates() {
             tls("client_auth: { ca: ca.pem, clr: crl.pem }"),
             &[
                 "4:16: missing key `mode` in `client_auth`: optional or required",
-                "4:30: unknown key `clr`, the nearest is `crl`",
+                "4:30: unknown key `clr`, expected `mode`, `ca` or `crl`",
             ],
         ),
     ]);
