@@ -59,7 +59,7 @@ pub async fn run(
                 socket::prepare(&stream);
                 let client = unmapped(peer);
                 if ctx.admit() {
-                    sessions.spawn(serve(stream, client, Arc::clone(&name), Arc::clone(&ctx)));
+                    sessions.spawn(serve(stream, Session::open(&ctx, client, &name)));
                 } else {
                     // Before TLS nothing could be said that a client would understand.
                     Session::refuse(&ctx, Reason::TooManyConnections);

@@ -1,22 +1,19 @@
 //! A client behind its handshake: plaintext in and out, TLS in between.
 //!
-//! rustls' unbuffered API does TLS; this module moves the bytes. The buffers that records are read into, decrypted
-//! to and encrypted into belong to the thread and are borrowed only while bytes are in flight, so a silent
-//! session holds none: of its own it has a record that arrived in part and what the socket did not take.
+//! [`crate::proto::record`] does TLS; this module moves the bytes. The buffers that records are read into belong to
+//! the thread and are borrowed only while bytes are in flight, so a silent session holds none: of its own it has a
+//! record that arrived in part and what the socket did not take.
 //! **Invariant:** whatever is queued goes out in order; close_notify is said once, at an orderly end, and never else.
 //! Not here: the handshake ([`super::tls`]), and when to read or write ([`super::dialogue`], [`super::relay`]).
 
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::task::{Context as Cx, Poll, ready};
+use std::pin::Pin;
+use std::task::{Context as Cx, Poll};
 use std::time::Duration;
 
-use rustls::server::UnbufferedServerConnection;
-use rustls::unbuffered::{
-    ConnectionState, EncodeError, EncryptError, InsufficientSizeError, UnbufferedStatus,
-};
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 use tokio_util::io::poll_read_buf;
@@ -24,12 +21,10 @@ use zeroize::Zeroize as _;
 
 use super::close::Reason;
 use super::socket::Unsent;
+use crate::proto::record::{self, Opened, Records};
 
 /// Bytes that one read takes: large enough that system calls don't count.
 pub const CHUNK: usize = 64 * 1024;
-/// What TLS adds to a record at most, with room to spare (RFC 8446 §5.2: 256 bytes).
-const RECORD_OVERHEAD: usize = 256;
-const MAX_RECORD: usize = 16 * 1024;
 /// How long a closing connection is read on, so that a reset does not overtake our last words.
 const LINGER: Duration = Duration::from_secs(2);
 const MAX_LINGER: usize = 1024 * 1024;
@@ -39,10 +34,8 @@ const MAX_LINGER: usize = 1024 * 1024;
 pub enum Error {
     #[error("the client's connection broke")]
     Io(#[from] io::Error),
-    #[error("the client breaks TLS")]
-    Tls(#[from] rustls::Error),
-    #[error("the session's keys are used up")]
-    Exhausted,
+    #[error(transparent)]
+    Tls(#[from] record::Error),
     #[error("the client takes no bytes")]
     WriteTimeout,
 }
@@ -51,7 +44,7 @@ impl From<Error> for Reason {
     fn from(error: Error) -> Self {
         match error {
             Error::Io(_) => Self::ClientVanished,
-            Error::Tls(_) | Error::Exhausted => Self::ProtocolViolation,
+            Error::Tls(_) => Self::ProtocolViolation,
             Error::WriteTimeout => Self::WriteTimeout,
         }
     }
@@ -68,9 +61,9 @@ pub enum Received {
 /// A client behind its handshake.
 pub struct Client {
     socket: TcpStream,
-    tls: UnbufferedServerConnection,
+    tls: Box<Records>,
     /// A TLS record that has not arrived whole.
-    partial: Vec<u8>,
+    partial: Box<[u8]>,
     unsent: Unsent,
     ended: bool,
     /// What comes may be a password: the thread's buffer, in which it is decrypted, is overwritten after use.
@@ -79,20 +72,26 @@ pub struct Client {
 
 thread_local! {
     static FROM_SOCKET: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-    static TO_SOCKET: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+    static RECORDS: Cell<Vec<Vec<u8>>> = const { Cell::new(Vec::new()) };
 }
 
 impl Client {
-    /// Behind the handshake; `partial` and `unsent` are what it left over, `ended` whether the client has already closed
-    /// its side.
+    /// Behind the handshake, which left over `input` and `unsent`.
     pub(super) fn new(
         socket: TcpStream,
-        tls: UnbufferedServerConnection,
-        partial: Vec<u8>,
+        tls: Box<Records>,
+        input: Vec<u8>,
         unsent: Unsent,
-        ended: bool,
     ) -> Self {
-        Self { socket, tls, partial, unsent, ended, private: true }
+        Self { socket, tls, partial: input.into(), unsent, ended: false, private: true }
+    }
+
+    /// Appends to `plain` what the client sent in one breath with its handshake. It may be a login.
+    pub fn receive_first(&mut self, plain: &mut Vec<u8>) -> Result<Received, Error> {
+        let mut input = std::mem::take(&mut self.partial).into_vec();
+        let received = self.open(&mut input, plain);
+        input.zeroize();
+        received
     }
 
     /// Appends to `plain` what the client sent. [`Received::Bytes`] may come with none: what arrived was TLS' own.
@@ -108,44 +107,29 @@ impl Client {
         input.clear();
         input.extend_from_slice(&self.partial);
         input.reserve(CHUNK);
-        let result = self.receive_into(&mut input, plain, cx);
+        let received = match poll_read_buf(Pin::new(&mut self.socket), cx, &mut input) {
+            Poll::Pending => Poll::Pending,
+            Poll::Ready(Err(error)) => Poll::Ready(Err(error.into())),
+            Poll::Ready(Ok(0)) => {
+                self.ended = true;
+                Poll::Ready(Ok(Received::End))
+            }
+            Poll::Ready(Ok(_)) => Poll::Ready(self.open(&mut input, plain)),
+        };
         if self.private {
             input.zeroize();
         }
         FROM_SOCKET.set(input);
-        result
+        received
     }
 
-    fn receive_into(
-        &mut self,
-        input: &mut Vec<u8>,
-        plain: &mut Vec<u8>,
-        cx: &mut Cx<'_>,
-    ) -> Poll<Result<Received, Error>> {
-        if ready!(poll_read_buf(std::pin::Pin::new(&mut self.socket), cx, input))? == 0 {
-            self.ended = true;
-            return Poll::Ready(Ok(Received::End));
-        }
-        let mut out = Out::borrow();
-        let done = process(&mut self.tls, input, plain, &mut out);
-        if input.is_empty() {
-            self.partial = Vec::new(); // silent, the session owns nothing
-        } else {
-            self.partial.clear();
-            self.partial.extend_from_slice(input);
-        }
-        self.unsent.send(&self.socket, out.bytes())?;
-        Poll::Ready(match done? {
-            Processed::Closed if plain.is_empty() => {
-                self.ended = true;
-                Ok(Received::End)
-            }
-            Processed::Closed => {
-                self.ended = true;
-                Ok(Received::Bytes)
-            }
-            Processed::Open => Ok(Received::Bytes),
-        })
+    fn open(&mut self, input: &mut Vec<u8>, plain: &mut Vec<u8>) -> Result<Received, Error> {
+        let before = plain.len();
+        let opened = self.answering(|tls, out| tls.open(input, plain, out));
+        self.partial = input.as_slice().into(); // nothing, when nothing is left
+        self.ended = opened? == Opened::Closed;
+        let nothing = plain.len() == before;
+        Ok(if self.ended && nothing { Received::End } else { Received::Bytes })
     }
 
     /// Somebody is logged in: what comes from now on is mail.
@@ -159,53 +143,27 @@ impl Client {
 
     /// Encrypts `plain` and sends it as far as the socket takes it; the rest goes with [`Client::poll_flush`].
     pub fn queue(&mut self, plain: &[u8]) -> Result<(), Error> {
-        self.encrypt(plain.len(), |tls, out| tls.encrypt(plain, out))
+        self.answering(|tls, out| tls.seal(plain, out))
     }
 
     /// Tells the client that nothing more will come (RFC 8446 §6.1).
     pub fn queue_close_notify(&mut self) -> Result<(), Error> {
-        self.encrypt(0, |tls, out| tls.queue_close_notify(out))
+        self.answering(Records::close_notify)
     }
 
-    fn encrypt(
+    /// Sends the records that `write` makes, those before an error included.
+    fn answering<T>(
         &mut self,
-        length: usize,
-        write: impl FnOnce(
-            &mut rustls::unbuffered::WriteTraffic<'_, rustls::server::ServerConnectionData>,
-            &mut [u8],
-        ) -> Result<usize, EncryptError>,
-    ) -> Result<(), Error> {
-        let mut out = Out::borrow();
-        loop {
-            // The part of a record that waits belongs to the connection's own input.
-            let UnbufferedStatus { discard, state, .. } =
-                self.tls.process_tls_records(&mut self.partial);
-            match state? {
-                ConnectionState::WriteTraffic(mut tls) => {
-                    let room = out.room(length + (length / MAX_RECORD + 1) * RECORD_OVERHEAD);
-                    let written = write(&mut tls, room).map_err(|error| match error {
-                        EncryptError::EncryptExhausted => Error::Exhausted,
-                        EncryptError::InsufficientSize(_) => {
-                            debug_assert!(false, "a record needs no more than RECORD_OVERHEAD");
-                            Error::Exhausted
-                        }
-                    })?;
-                    out.used += written;
-                    break;
-                }
-                ConnectionState::EncodeTlsData(mut data) => encode(&mut data, &mut out)?,
-                ConnectionState::TransmitTlsData(data) => data.done(),
-                ConnectionState::PeerClosed => {}
-                ConnectionState::Closed => break, // both said it all
-                state => {
-                    debug_assert!(false, "{state:?} with nothing new from the client");
-                    return Err(Error::Exhausted);
-                }
-            }
-            self.partial.drain(..discard);
-        }
-        self.unsent.send(&self.socket, out.bytes())?;
-        Ok(())
+        write: impl FnOnce(&mut Records, &mut Vec<Vec<u8>>) -> Result<T, record::Error>,
+    ) -> Result<T, Error> {
+        let mut records = RECORDS.take();
+        let written = write(&mut self.tls, &mut records);
+        let sent = self.unsent.send_all(&self.socket, &records);
+        records.clear();
+        RECORDS.set(records);
+        let written = written?;
+        sent?;
+        Ok(written)
     }
 
     /// Bytes that the socket did not take yet.
@@ -245,130 +203,21 @@ impl Client {
 /// Reads on after our last word, since closing with unread bytes would send a reset that overtakes it.
 pub(super) async fn linger(socket: &mut TcpStream) {
     let _ = socket.shutdown().await;
-    let _ = timeout(LINGER, async {
-        let (mut sink, mut read) = ([0; 4096], 0);
-        while let Ok(n @ 1..) = socket.read(&mut sink).await {
-            read += n;
-            if read > MAX_LINGER {
-                break;
+    let mut read = 0;
+    let drained = poll_fn(|cx| {
+        // The thread's buffer: one of its own would be the largest part of every session's future.
+        let mut sink = FROM_SOCKET.take();
+        let end = loop {
+            sink.clear();
+            sink.reserve(CHUNK);
+            match poll_read_buf(Pin::new(&mut *socket), cx, &mut sink) {
+                Poll::Ready(Ok(n @ 1..)) if read + n <= MAX_LINGER => read += n,
+                Poll::Ready(_) => break Poll::Ready(()),
+                Poll::Pending => break Poll::Pending,
             }
-        }
-    })
-    .await;
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub(super) enum Processed {
-    Open,
-    /// The client sent close_notify.
-    Closed,
-}
-
-/// Takes whole records off the front of `input`: plaintext is appended to `plain`, what TLS itself has to say to
-/// `out`, an alert before an error included.
-pub(super) fn process(
-    tls: &mut UnbufferedServerConnection,
-    input: &mut Vec<u8>,
-    plain: &mut Vec<u8>,
-    out: &mut Out,
-) -> Result<Processed, rustls::Error> {
-    let mut consumed = 0;
-    let mut processed = Processed::Open;
-    let mut failed = None;
-    let result = loop {
-        let UnbufferedStatus { mut discard, state, .. } =
-            tls.process_tls_records(&mut input[consumed..]);
-        match state {
-            Ok(ConnectionState::ReadTraffic(mut traffic)) => {
-                while let Some(record) = traffic.next_record() {
-                    match record {
-                        Ok(record) => {
-                            discard += record.discard;
-                            plain.extend_from_slice(record.payload);
-                        }
-                        Err(error) => failed = Some(error),
-                    }
-                }
-            }
-            Ok(ConnectionState::EncodeTlsData(mut data)) => {
-                if encode(&mut data, out).is_err() {
-                    break Err(rustls::Error::General("a record could not be encoded".into()));
-                }
-            }
-            Ok(ConnectionState::TransmitTlsData(data)) => {
-                data.done();
-                if let Some(error) = failed.take() {
-                    break Err(error);
-                }
-            }
-            Ok(ConnectionState::PeerClosed) => processed = Processed::Closed,
-            Ok(ConnectionState::ReadEarlyData(mut early)) => while early.next_record().is_some() {}, // never offered
-            // What led here is done with too: a resumed TLS 1.2 handshake ends in this state.
-            Ok(_) => {
-                consumed += discard;
-                break failed.map_or(Ok(processed), Err);
-            }
-            // The first error queues an alert, which the next turn brings.
-            Err(error) if failed.is_none() => failed = Some(error),
-            Err(error) => break Err(failed.unwrap_or(error)),
-        }
-        consumed += discard;
-    };
-    input.drain(..consumed.min(input.len()));
-    result
-}
-
-fn encode(
-    data: &mut rustls::unbuffered::EncodeTlsData<'_, rustls::server::ServerConnectionData>,
-    out: &mut Out,
-) -> Result<(), Error> {
-    let mut needed = MAX_RECORD + RECORD_OVERHEAD;
-    loop {
-        match data.encode(out.room(needed)) {
-            Ok(written) => {
-                out.used += written;
-                return Ok(());
-            }
-            Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size }))
-                if required_size > needed =>
-            {
-                needed = required_size;
-            }
-            Err(_) => return Err(Error::Exhausted),
-        }
-    }
-}
-
-/// The thread's buffer for outgoing records, borrowed; it is always initialised, so growing it is all it costs.
-pub(super) struct Out {
-    buffer: Vec<u8>,
-    used: usize,
-}
-
-impl Out {
-    pub(super) fn borrow() -> Self {
-        Self { buffer: TO_SOCKET.take(), used: 0 }
-    }
-
-    fn room(&mut self, needed: usize) -> &mut [u8] {
-        if self.buffer.len() < self.used + needed {
-            self.buffer.resize(self.used + needed, 0);
-        }
-        &mut self.buffer[self.used..]
-    }
-
-    pub(super) fn bytes(&self) -> &[u8] {
-        &self.buffer[..self.used]
-    }
-
-    /// A copy of the bytes; the buffer goes back before anybody waits, since other sessions of the thread need it.
-    pub(super) fn take(self) -> Vec<u8> {
-        self.bytes().to_vec()
-    }
-}
-
-impl Drop for Out {
-    fn drop(&mut self) {
-        TO_SOCKET.set(std::mem::take(&mut self.buffer));
-    }
+        };
+        FROM_SOCKET.set(sink);
+        end
+    });
+    let _ = timeout(LINGER, drained).await;
 }

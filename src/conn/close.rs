@@ -92,6 +92,11 @@ impl Session {
         }
     }
 
+    /// What it may use.
+    pub fn context(&self) -> Arc<Context> {
+        Arc::clone(&self.ctx)
+    }
+
     /// Counts a connection that never became a session.
     pub fn refuse(ctx: &Context, reason: Reason) {
         ctx.metrics.closed(reason).inc();
@@ -121,8 +126,8 @@ impl Session {
             mechanism = <&str>::from(mechanism),
             result = <&str>::from(result),
             backend,
-            tls_version = self.handshake.as_ref().map(|handshake| handshake.version),
-            tls_cipher = self.handshake.as_ref().map(|handshake| handshake.cipher),
+            tls_version = self.handshake.as_ref().map(Handshake::version),
+            tls_cipher = self.handshake.as_ref().map(Handshake::cipher),
             client_cert_subject = self.identity().map(|who| &*who.subject),
             client_cert_sha256 = self.identity().map(|who| &*who.fingerprint),
             duration_seconds = milliseconds(seconds),
@@ -135,8 +140,8 @@ impl Session {
         self.handshake.as_ref().and_then(|handshake| handshake.identity.as_deref())
     }
 
-    /// Counts and logs.
-    pub fn close(mut self, reason: Reason) {
+    /// Why it ends; counted and logged when it is dropped.
+    pub fn ends(&mut self, reason: Reason) {
         self.reason = reason;
     }
 }
@@ -153,9 +158,9 @@ impl Drop for Session {
             session = session_id(self.id),
             client = %self.client,
             listener = &*self.listener,
-            tls_version = handshake.map(|h| h.version),
-            tls_cipher = handshake.map(|h| h.cipher),
-            tls_group = handshake.map(|h| h.group),
+            tls_version = handshake.map(Handshake::version),
+            tls_cipher = handshake.map(Handshake::cipher),
+            tls_group = handshake.map(Handshake::group),
             sni = handshake.and_then(|h| h.sni.as_deref()).map(|sni| printable(sni.as_bytes())),
             client_cert_subject = self.identity().map(|who| &*who.subject),
             client_cert_sha256 = self.identity().map(|who| &*who.fingerprint),

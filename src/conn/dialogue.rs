@@ -23,9 +23,11 @@ pub struct Dialogue {
     pub deadline: Instant,
 }
 
-/// The greeting, which is the backend's own. `said`: what the client sent before it.
-pub async fn greet(client: Client, said: Vec<u8>, ctx: &Context) -> Result<Dialogue, Reason> {
+/// The greeting, which is the backend's own.
+pub async fn greet(mut client: Client, ctx: &Context) -> Result<Dialogue, Reason> {
     let deadline = Instant::now() + ctx.timeouts.login;
+    let mut said = Vec::new();
+    client.receive_first(&mut said)?;
     let proto = proto::Dialogue::new(ctx.line_limits());
     let mut dialogue = Dialogue { client, proto, input: Input::from(said), deadline };
     let Some(known) = ctx.backends.known() else {

@@ -23,7 +23,6 @@ pub mod close;
 
 pub mod socket;
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
@@ -38,6 +37,7 @@ use crate::config::settings::{Limits, Timeouts};
 use crate::metrics::{Metrics, Phase};
 use crate::proto::imap::line;
 use close::{Reason, Session};
+use relay::Pair;
 
 /// What a connection may use.
 pub struct Context {
@@ -141,36 +141,34 @@ impl Context {
 }
 
 /// Serves one connection from its first byte to its last log line.
-pub async fn serve(socket: TcpStream, client: SocketAddr, listener: Arc<str>, ctx: Arc<Context>) {
-    let mut session = Session::open(&ctx, client, &listener);
-    let reason = match path(socket, &mut session, &ctx).await {
-        Ok(reason) | Err(reason) => reason,
-    };
-    session.close(reason);
+///
+/// Years in the relay must not carry the size of the handshake, so what comes before is on the heap; and nothing here
+/// on the way is an `async fn`, whose future would keep every argument beside what it makes of it.
+pub fn serve(socket: TcpStream, session: Session) -> impl Future<Output = ()> + Send {
+    let login = Box::pin(log_in(socket, session)); // Socket -> Pair: somebody is logged in
+    async move { relay::run(login.await).await } //   Pair   -> Reason: why it ended
 }
 
-async fn path(socket: TcpStream, session: &mut Session, ctx: &Context) -> Result<Reason, Reason> {
-    // On the heap, so that years in the relay don't carry the size of the handshake.
-    let pair = Box::pin(async {
-        tokio::select! {
-            biased;
-            pair = until_login(socket, session, ctx) => pair,
-            () = ctx.drain.over(ctx.timeouts.drain) => Err(Reason::Drain),
-        }
-    });
-    let pair = pair.await?; //                      Socket -> Pair: somebody is logged in
-    Ok(relay::run(pair, session, ctx).await) //     Pair   -> Reason: why it ended
+/// The session comes back with what it has come to: [`relay::run`] takes both.
+async fn log_in(socket: TcpStream, mut session: Session) -> (Session, Result<Pair, Reason>) {
+    let ctx = session.context();
+    let pair = tokio::select! {
+        biased;
+        pair = until_login(socket, &mut session, &ctx) => pair,
+        () = ctx.drain.over(ctx.timeouts.drain) => Err(Reason::Drain),
+    };
+    (session, pair)
 }
 
 async fn until_login(
     socket: TcpStream,
     session: &mut Session,
     ctx: &Context,
-) -> Result<relay::Pair, Reason> {
+) -> Result<Pair, Reason> {
     let accepted = encrypt(socket, session, ctx).await?; //           Socket -> Client: its handshake is done
     session.handshake = Some(accepted.handshake);
     session.phase(Phase::Login);
-    let mut dialogue = dialogue::greet(accepted.client, accepted.said, ctx).await?; // Client -> Dialogue: greeted
+    let mut dialogue = dialogue::greet(accepted.client, ctx).await?; // Client -> Dialogue: greeted
     loop {
         let login = dialogue.next_login(ctx).await?; //               a whole LOGIN or AUTHENTICATE
         if let Some(logged_in) = backend::log_in(&mut dialogue, &login, session, ctx).await? {
@@ -190,7 +188,7 @@ async fn encrypt(
             let handshake = &accepted.handshake;
             ctx.metrics.handshake_duration.observe(start.elapsed().as_secs_f64());
             let resumed = if handshake.resumed { "true" } else { "false" };
-            let labels = [handshake.version, handshake.cipher, handshake.group, resumed];
+            let labels = [handshake.version(), handshake.cipher(), handshake.group(), resumed];
             ctx.metrics.handshakes.with_label_values(&labels).inc();
             Ok(accepted)
         }

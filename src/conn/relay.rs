@@ -32,9 +32,6 @@ use crate::metrics::{BackendMetrics, Phase};
 use crate::proto::imap::follow::{self, Direction, Follow};
 use crate::proto::imap::secret::Input;
 
-const IDLE_BYE: &[u8] = b"* BYE Idle for too long.\r\n";
-const STALLED_BYE: &[u8] = b"* BYE [UNAVAILABLE] The mail server does not respond.\r\n";
-const DRAIN_BYE: &[u8] = b"* BYE [UNAVAILABLE] The server is restarting.\r\n";
 /// Bytes that may wait for a client that goes on sending commands.
 const MAX_ANSWERS: usize = 2 * CHUNK;
 /// How long last words may take.
@@ -60,8 +57,8 @@ struct End {
 }
 
 enum Farewell {
-    /// Last words, close_notify.
-    Say(&'static [u8]),
+    /// What was queued, [`last_words`], close_notify.
+    Say,
     /// What is under way goes out, without close_notify: the client sees that something is missing.
     Truncate,
     /// The client is not there to hear anything.
@@ -70,7 +67,7 @@ enum Farewell {
 
 impl From<Reason> for End {
     fn from(reason: Reason) -> Self {
-        Self { reason, farewell: Farewell::Say(b"") }
+        Self { reason, farewell: Farewell::Say }
     }
 }
 
@@ -86,51 +83,51 @@ impl End {
     }
 }
 
-/// Relays until the session ends.
-pub async fn run(pair: Pair, session: &mut Session, ctx: &Context) -> Reason {
-    let Pair { client, backend, from_client, from_backend, metrics } = pair;
-    let now = Instant::now();
-    let mut relay = Relay {
-        client,
-        backend,
-        to_backend: Unsent::default(),
-        follow: Follow::new(),
-        metrics,
-        client_ended: false,
-        backend_shut: false,
-        active: now,
-        client_stalled: None,
-        backend_stalled: None,
-        half_closed: None,
-        bye_at: None,
-        draining: None,
-    };
-    let end = {
-        let mut timer = pin!(sleep_until(now + ctx.timeouts.idle));
-        let mut drain = pin!(ctx.drain.token.cancelled());
-        let mut waiting = false;
-        let mut first = Some((from_client, from_backend));
-        poll_fn(|cx| {
-            // Registered once: the token's lock is shared by all sessions, and the task's waker stays the same.
-            if !waiting {
-                waiting = true;
-                let _: Poll<()> = drain.as_mut().poll(cx);
-            }
-            let first = first.take();
-            relay.poll(first, timer.as_mut(), session, ctx, cx)
-        })
-        .await
-    };
-    drop(relay.backend);
-    let limit = LAST_WORDS.min(ctx.timeouts.write);
-    match end.farewell {
-        Farewell::Say(last) if last.is_empty() || relay.client.queue(last).is_ok() => {
-            relay.client.close(limit).await;
+/// Relays until the session ends; one that came to no login has ended.
+pub fn run(
+    (mut session, login): (Session, Result<Pair, Reason>),
+) -> impl Future<Output = ()> + Send {
+    let ctx = session.context();
+    let (mut relay, mut begun) = (None, Ok(()));
+    match login {
+        Ok(Pair { client, backend, from_client, from_backend, metrics }) => {
+            let relay = relay.insert(Relay::new(client, backend, metrics));
+            begun = relay.take_over(&from_client, from_backend, &mut session, &ctx);
         }
-        Farewell::Truncate => relay.client.truncate(limit).await,
-        Farewell::Say(_) | Farewell::Drop => {}
+        Err(reason) => session.ends(reason),
     }
-    end.reason
+    async move {
+        let end = match (&mut relay, begun) {
+            (None, _) => return,
+            (Some(_), Err(end)) => end,
+            (Some(relay), Ok(())) => relay.until_end(&mut session, &ctx).await,
+        };
+        session.ends(end.reason);
+        if let Some(Relay { client, backend, .. }) = relay {
+            drop(backend);
+            // On the heap: it is longer than all that a session is while it lives.
+            Box::pin(say_farewell(client, &end, ctx.timeouts.write)).await;
+        }
+    }
+}
+
+async fn say_farewell(mut client: Client, end: &End, write: Duration) {
+    let (limit, last) = (LAST_WORDS.min(write), last_words(end.reason));
+    match end.farewell {
+        Farewell::Say if last.is_empty() || client.queue(last).is_ok() => client.close(limit).await,
+        Farewell::Truncate => client.truncate(limit).await,
+        Farewell::Say | Farewell::Drop => {}
+    }
+}
+
+/// What a client is told that was not the one to end it.
+fn last_words(reason: Reason) -> &'static [u8] {
+    match reason {
+        Reason::IdleTimeout => b"* BYE Idle for too long.\r\n",
+        Reason::BackendStalled => b"* BYE [UNAVAILABLE] The mail server does not respond.\r\n",
+        Reason::Drain => b"* BYE [UNAVAILABLE] The server is restarting.\r\n",
+        _ => b"",
+    }
 }
 
 /// Which bytes moved in one turn.
@@ -164,26 +161,56 @@ struct Relay {
     client_stalled: Option<Instant>,
     backend_stalled: Option<Instant>,
     half_closed: Option<Instant>,
-    /// While draining: when this session is told, and when it is closed as it is.
+    draining: Option<Box<Draining>>,
+}
+
+/// When this session is told, and when it is closed as it is.
+struct Draining {
     bye_at: Option<Instant>,
-    draining: Option<Instant>,
+    until: Instant,
 }
 
 impl Relay {
+    fn new(client: Client, backend: TcpStream, metrics: Arc<BackendMetrics>) -> Self {
+        Self {
+            client,
+            backend,
+            to_backend: Unsent::default(),
+            follow: Follow::new(),
+            metrics,
+            client_ended: false,
+            backend_shut: false,
+            active: Instant::now(),
+            client_stalled: None,
+            backend_stalled: None,
+            half_closed: None,
+            draining: None,
+        }
+    }
+
+    async fn until_end(&mut self, session: &mut Session, ctx: &Context) -> End {
+        let mut timer = pin!(sleep_until(self.active + ctx.timeouts.idle));
+        let mut drain = pin!(ctx.drain.token.cancelled());
+        let mut waiting = false;
+        poll_fn(|cx| {
+            // Registered once: the token's lock is shared by all sessions, and the task's waker stays the same.
+            if !waiting {
+                waiting = true;
+                let _: Poll<()> = drain.as_mut().poll(cx);
+            }
+            self.poll(timer.as_mut(), session, ctx, cx)
+        })
+        .await
+    }
+
     fn poll(
         &mut self,
-        first: Option<(Input, Vec<u8>)>,
         mut timer: Pin<&mut Sleep>,
         session: &mut Session,
         ctx: &Context,
         cx: &mut Cx<'_>,
     ) -> Poll<End> {
         let now = Instant::now();
-        if let Some((from_client, from_backend)) = first
-            && let Err(end) = self.take_over(&from_client, from_backend, session, ctx, now)
-        {
-            return Poll::Ready(end);
-        }
         let mut moved = Moved::default();
         let polled = self.poll_both(session, ctx, now, &mut moved, cx);
         if let Poll::Ready(end) = polled {
@@ -224,8 +251,8 @@ impl Relay {
             && let Some(started) = ctx.drain.started()
         {
             let (started, drain) = (Instant::from_std(started), ctx.timeouts.drain);
-            self.draining = Some(started + drain);
-            self.bye_at = Some(started + spread(session.id, drain / 2));
+            let bye_at = Some(started + spread(session.id, drain / 2));
+            self.draining = Some(Box::new(Draining { bye_at, until: started + drain }));
         }
     }
 
@@ -236,8 +263,8 @@ impl Relay {
         mut from_backend: Vec<u8>,
         session: &mut Session,
         ctx: &Context,
-        now: Instant,
     ) -> Result<(), End> {
+        let now = self.active;
         if !from_backend.is_empty() {
             session.backend_to_client += count(&ctx.metrics.backend_to_client, from_backend.len());
             self.pass_to_client(&mut from_backend, ctx, now)?;
@@ -423,7 +450,9 @@ impl Relay {
         let idle = self.active + ctx.timeouts.idle;
         let [client, backend] =
             [self.client_stalled, self.backend_stalled].map(|s| s.map(|s| s + ctx.timeouts.write));
-        [client, backend, self.half_closed, self.bye_at, self.draining]
+        let draining = self.draining.as_ref();
+        let (bye_at, until) = (draining.and_then(|d| d.bye_at), draining.map(|d| d.until));
+        [client, backend, self.half_closed, bye_at, until]
             .into_iter()
             .flatten()
             .fold(idle, Instant::min)
@@ -431,34 +460,28 @@ impl Relay {
 
     fn overdue(&mut self, ctx: &Context, now: Instant) -> Option<End> {
         let may_speak = self.follow.may_interrupt();
-        let told = |reason, last| match may_speak {
-            true => End { reason, farewell: Farewell::Say(last) },
-            false => End::truncated(reason),
-        };
+        let told = |reason| if may_speak { End::from(reason) } else { End::truncated(reason) };
         let stalled =
             |since: Option<Instant>| since.is_some_and(|at| now >= at + ctx.timeouts.write);
         if stalled(self.client_stalled) {
             return Some(client::Error::WriteTimeout.into());
         }
         if stalled(self.backend_stalled) {
-            return Some(told(Reason::BackendStalled, STALLED_BYE));
+            return Some(told(Reason::BackendStalled));
         }
         if self.half_closed.is_some_and(|end| now >= end) {
-            return Some(told(Reason::HalfClosedTimeout, b""));
+            return Some(told(Reason::HalfClosedTimeout));
         }
-        if self.draining.is_some_and(|end| now >= end) {
-            return Some(told(Reason::Drain, DRAIN_BYE));
-        }
-        if self.bye_at.is_some_and(|at| now >= at) {
-            if may_speak {
-                return Some(told(Reason::Drain, DRAIN_BYE));
+        if let Some(draining) = &mut self.draining {
+            let due = draining.bye_at.is_none_or(|at| now >= at);
+            if now >= draining.until || (due && may_speak) {
+                return Some(told(Reason::Drain));
             }
-            self.bye_at = None; // looked at again whenever bytes have moved
+            if due {
+                draining.bye_at = None; // looked at again whenever bytes have moved
+            }
         }
-        if self.draining.is_some() && self.bye_at.is_none() && may_speak {
-            return Some(told(Reason::Drain, DRAIN_BYE));
-        }
-        (now >= self.active + ctx.timeouts.idle).then(|| told(Reason::IdleTimeout, IDLE_BYE))
+        (now >= self.active + ctx.timeouts.idle).then(|| told(Reason::IdleTimeout))
     }
 }
 

@@ -1,6 +1,6 @@
 //! What both ends' sockets have in common: options, errors, bytes that wait to be sent.
 
-use std::io;
+use std::io::{self, IoSlice};
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -30,6 +30,9 @@ pub fn out_of_descriptors(error: &io::Error) -> bool {
         .is_some_and(|code| [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error).contains(&code))
 }
 
+/// Pieces that one system call takes: more than the records of one chunk.
+const PIECES: usize = 8;
+
 /// An error in the system's words, without the number that says the same.
 pub fn why(error: &io::Error) -> String {
     let text = error.to_string();
@@ -39,20 +42,23 @@ pub fn why(error: &io::Error) -> String {
     }
 }
 
-/// Bytes that the socket did not take yet. Empty, it owns no memory.
+/// Bytes that the socket did not take yet. Empty, as it is nearly always, it is one word and owns no memory.
 #[derive(Default)]
-pub struct Unsent {
+pub struct Unsent(Option<Box<Waiting>>);
+
+#[derive(Default)]
+struct Waiting {
     bytes: Vec<u8>,
     sent: usize,
 }
 
 impl Unsent {
     pub fn is_empty(&self) -> bool {
-        self.bytes.is_empty()
+        self.0.is_none()
     }
 
     pub fn len(&self) -> usize {
-        self.bytes.len() - self.sent
+        self.0.as_ref().map_or(0, |waiting| waiting.bytes.len() - waiting.sent)
     }
 
     /// Sends `bytes` now, as far as nothing waits before them and the socket takes them; keeps the rest.
@@ -66,13 +72,37 @@ impl Unsent {
                 Err(error) => return Err(error),
             }
         }
-        self.bytes.extend_from_slice(bytes);
+        self.keep(bytes);
+        Ok(())
+    }
+
+    /// As [`Unsent::send`], of several pieces at once.
+    pub fn send_all(&mut self, stream: &TcpStream, pieces: &[Vec<u8>]) -> io::Result<()> {
+        for group in pieces.chunks(PIECES) {
+            let mut slices = [IoSlice::new(&[]); PIECES];
+            for (slice, piece) in slices.iter_mut().zip(group) {
+                *slice = IoSlice::new(piece);
+            }
+            let mut slices = &mut slices[..group.len()];
+            while self.is_empty() && !slices.is_empty() {
+                match stream.try_write_vectored(slices) {
+                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                    Ok(n) => IoSlice::advance_slices(&mut slices, n),
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                    Err(error) => return Err(error),
+                }
+            }
+            slices.iter().for_each(|slice| self.keep(slice));
+        }
         Ok(())
     }
 
     /// Keeps `bytes` for the next flush.
     pub fn keep(&mut self, bytes: &[u8]) {
-        self.bytes.extend_from_slice(bytes);
+        if !bytes.is_empty() {
+            self.0.get_or_insert_default().bytes.extend_from_slice(bytes);
+        }
     }
 
     /// Ready when all is sent; `progress` tells whether something was.
@@ -82,15 +112,17 @@ impl Unsent {
         cx: &mut Context<'_>,
         progress: &mut bool,
     ) -> Poll<io::Result<()>> {
-        while self.sent < self.bytes.len() {
-            let n = ready!(Pin::new(&mut *stream).poll_write(cx, &self.bytes[self.sent..]))?;
+        let Some(waiting) = &mut self.0 else { return Poll::Ready(Ok(())) };
+        while waiting.sent < waiting.bytes.len() {
+            let rest = &waiting.bytes[waiting.sent..];
+            let n = ready!(Pin::new(&mut *stream).poll_write(cx, rest))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
-            self.sent += n;
+            waiting.sent += n;
             *progress = true;
         }
-        *self = Self::default();
+        self.0 = None;
         Poll::Ready(Ok(()))
     }
 }

@@ -5,23 +5,38 @@
 //! Not here: which certificate and versions are offered (`crate::tls`), and bytes after the handshake
 //! ([`super::client`]).
 
+use std::cell::Cell;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use rustls::server::{Acceptor, UnbufferedServerConnection};
-use rustls::{AlertDescription, HandshakeKind, PeerIncompatible, ProtocolVersion, ServerConfig};
+use rustls::server::{Acceptor, ServerConnectionData, UnbufferedServerConnection};
+use rustls::unbuffered::{
+    ConnectionState, EncodeError, EncodeTlsData, InsufficientSizeError, UnbufferedStatus,
+};
+use rustls::{
+    AlertDescription, CipherSuite, HandshakeKind, NamedGroup, PeerIncompatible, ProtocolVersion,
+    ServerConfig,
+};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
-use zeroize::Zeroize as _;
 
-use super::client::{Client, Out, Processed, linger, process};
+use super::client::{Client, linger};
 use super::close::Reason;
 use super::socket::Unsent;
+use crate::proto::record::Records;
 use crate::tls::client_auth::{Identity, Refusal};
 
 /// A ClientHello may be this long.
 const MAX_HELLO: usize = 64 * 1024;
+/// What TLS adds to a record at most, with room to spare (RFC 8446 §5.2: 256 bytes).
+const RECORD_OVERHEAD: usize = 256;
+const MAX_RECORD: usize = 16 * 1024;
+
+thread_local! {
+    static TO_SOCKET: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
+}
+
 /// Why a handshake failed: the label `reason`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(serialize_all = "snake_case")]
@@ -71,11 +86,11 @@ impl From<Refusal> for Failure {
     }
 }
 
-/// What was negotiated.
+/// What was negotiated. Every session keeps one, so it is small: numbers, no names but the client's own.
 pub struct Handshake {
-    pub version: &'static str,
-    pub cipher: &'static str,
-    pub group: &'static str,
+    version: ProtocolVersion,
+    cipher: Option<CipherSuite>,
+    group: Option<NamedGroup>,
     pub resumed: bool,
     pub sni: Option<Box<str>>,
     /// Whom the client's certificate names, if it has one.
@@ -102,11 +117,10 @@ pub fn combinations(config: &ServerConfig) -> Vec<(&'static str, &'static str, &
     all
 }
 
-/// A client behind its handshake, what was negotiated, and what the client said in the same breath.
+/// A client behind its handshake, and what was negotiated.
 pub struct Accepted {
     pub client: Client,
     pub handshake: Handshake,
-    pub said: Vec<u8>,
 }
 
 /// Does the handshake within `limit`. What the server says last is sent together with the first
@@ -118,13 +132,8 @@ pub async fn accept(
 ) -> Result<Accepted, (Failure, Reason)> {
     let mut silent = true;
     match timeout(limit, handshake(&mut socket, config, &mut silent)).await {
-        Ok(Ok(shaken)) => {
-            let Shaken { tls, partial, unsent, ended, handshake, said } = shaken;
-            Ok(Accepted {
-                client: Client::new(socket, tls, partial, unsent, ended),
-                handshake,
-                said,
-            })
+        Ok(Ok(Shaken { tls, input, unsent, handshake })) => {
+            Ok(Accepted { client: Client::new(socket, tls, input, unsent), handshake })
         }
         Ok(Err(failed)) => {
             linger(&mut socket).await;
@@ -142,12 +151,11 @@ pub async fn accept(
 
 /// All of [`Accepted`] but the socket.
 struct Shaken {
-    tls: UnbufferedServerConnection,
-    partial: Vec<u8>,
+    tls: Box<Records>,
+    /// What came behind the handshake.
+    input: Vec<u8>,
     unsent: Unsent,
-    ended: bool,
     handshake: Handshake,
-    said: Vec<u8>,
 }
 
 async fn handshake(
@@ -158,13 +166,13 @@ async fn handshake(
     let closed = |_| (Failure::Closed, Reason::HandshakeFailed);
     let mut input = Vec::with_capacity(2048);
     let sni = hello(socket, &mut input, silent).await?;
-    let mut tls =
-        UnbufferedServerConnection::new(config).map_err(|_| (Failure::Other, Reason::Internal))?;
-    let (mut said, mut out) = (Vec::new(), Out::borrow());
-    let ended = loop {
-        match process(&mut tls, &mut input, &mut said, &mut out) {
-            Ok(processed) if !tls.is_handshaking() => break processed == Processed::Closed,
-            Ok(_) => {}
+    let ours = |_| (Failure::Other, Reason::Internal);
+    let mut tls = Box::new(UnbufferedServerConnection::new(config).map_err(ours)?);
+    let mut out = Out::borrow();
+    loop {
+        match process(&mut tls, &mut input, &mut out) {
+            Ok(()) if !tls.is_handshaking() => break,
+            Ok(()) => {}
             Err(error) => {
                 let alert = out.take();
                 let _ = socket.write_all(&alert).await;
@@ -177,16 +185,14 @@ async fn handshake(
             return Err((Failure::Closed, Reason::HandshakeFailed));
         }
         out = Out::borrow();
-    };
-    let mut unsent = Unsent::default();
-    unsent.keep(out.bytes());
-    // What was decrypted in here may be a login that came together with the handshake's end.
-    let partial = input.clone();
-    input.zeroize();
-    // The client has its handshake already, so no alert can tell it.
+    }
+    // A client that is refused here has its handshake already, so no alert can tell it.
     let handshake = Handshake::of(&tls, sni)
         .map_err(|refusal| (Failure::from(refusal), Reason::HandshakeFailed))?;
-    Ok(Shaken { tls, partial, unsent, ended, handshake, said })
+    let tls = Box::new(Records::new(*tls).map_err(ours)?);
+    let mut unsent = Unsent::default();
+    unsent.keep(out.bytes());
+    Ok(Shaken { tls, input, unsent, handshake })
 }
 
 /// Reads until the ClientHello is whole, answers what is no TLS, and returns the SNI.
@@ -306,22 +312,144 @@ impl Failure {
 
 impl Handshake {
     fn of(tls: &UnbufferedServerConnection, sni: Option<Box<str>>) -> Result<Self, Refusal> {
-        let version = match tls.protocol_version() {
-            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
-            _ => "TLSv1.2",
-        };
-        let cipher = tls
-            .negotiated_cipher_suite()
-            .and_then(|suite| suite.suite().as_str())
-            .unwrap_or("none");
-        let group = tls
-            .negotiated_key_exchange_group()
-            .and_then(|group| group.name().as_str())
-            .unwrap_or("none");
         let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
         let chain = tls.peer_certificates().unwrap_or_default();
-        let identity = Identity::of(chain, resumed, SystemTime::now())?.map(Box::new);
-        Ok(Self { version, cipher, group, resumed, sni, identity })
+        Ok(Self {
+            version: tls.protocol_version().unwrap_or(ProtocolVersion::TLSv1_2),
+            cipher: tls.negotiated_cipher_suite().map(|suite| suite.suite()),
+            group: tls.negotiated_key_exchange_group().map(|group| group.name()),
+            resumed,
+            sni,
+            identity: Identity::of(chain, resumed, SystemTime::now())?.map(Box::new),
+        })
+    }
+
+    /// As in [`combinations`].
+    pub fn version(&self) -> &'static str {
+        match self.version {
+            ProtocolVersion::TLSv1_3 => "TLSv1.3",
+            _ => "TLSv1.2",
+        }
+    }
+
+    pub fn cipher(&self) -> &'static str {
+        self.cipher.and_then(|cipher| cipher.as_str()).unwrap_or("none")
+    }
+
+    /// `none` for a resumed TLS 1.2 session.
+    pub fn group(&self) -> &'static str {
+        self.group.and_then(|group| group.as_str()).unwrap_or("none")
+    }
+}
+
+/// Takes whole records off the front of `input` until the handshake is done or needs more; what it has to say is appended to
+/// `out`, an alert before an error included.
+///
+/// One record at a time, so that none behind the handshake is taken: those are [`Records`]' own.
+fn process(
+    tls: &mut UnbufferedServerConnection,
+    input: &mut Vec<u8>,
+    out: &mut Out,
+) -> Result<(), rustls::Error> {
+    let mut consumed = 0;
+    let mut end = record_end(input, 0);
+    let mut failed = None;
+    let result = loop {
+        if !tls.is_handshaking() && !tls.wants_write() && failed.is_none() {
+            break Ok(());
+        }
+        let UnbufferedStatus { discard, state, .. } =
+            tls.process_tls_records(&mut input[consumed..end]);
+        consumed += discard;
+        match state {
+            Ok(ConnectionState::EncodeTlsData(mut data)) => {
+                if encode(&mut data, out).is_err() {
+                    break Err(rustls::Error::General("a record could not be encoded".into()));
+                }
+            }
+            Ok(ConnectionState::TransmitTlsData(data)) => {
+                data.done();
+                if let Some(error) = failed.take() {
+                    break Err(error);
+                }
+            }
+            // It needs more. A message may be longer than its record, so what was not taken is offered again.
+            Ok(_) => match failed.take() {
+                Some(error) => break Err(error),
+                None if end == input.len() => break Ok(()),
+                None => end = record_end(input, end),
+            },
+            // The first error queues an alert, which the next turn brings.
+            Err(error) if failed.is_none() => failed = Some(error),
+            Err(error) => break Err(failed.unwrap_or(error)),
+        }
+    };
+    input.drain(..consumed);
+    result
+}
+
+/// Where the record ends that begins at `at`; one that is not whole ends with the input.
+fn record_end(input: &[u8], at: usize) -> usize {
+    match &input[at..] {
+        [_, _, _, high, low, ..] => {
+            input.len().min(at + 5 + usize::from(u16::from_be_bytes([*high, *low])))
+        }
+        _ => input.len(),
+    }
+}
+
+fn encode(
+    data: &mut EncodeTlsData<'_, ServerConnectionData>,
+    out: &mut Out,
+) -> Result<(), EncodeError> {
+    let mut needed = MAX_RECORD + RECORD_OVERHEAD;
+    loop {
+        match data.encode(out.room(needed)) {
+            Ok(written) => {
+                out.used += written;
+                return Ok(());
+            }
+            Err(EncodeError::InsufficientSize(InsufficientSizeError { required_size }))
+                if required_size > needed =>
+            {
+                needed = required_size;
+            }
+            Err(error) => return Err(error),
+        }
+    }
+}
+
+/// The thread's buffer for outgoing records, borrowed; it is always initialised, so growing it is all it costs.
+struct Out {
+    buffer: Vec<u8>,
+    used: usize,
+}
+
+impl Out {
+    fn borrow() -> Self {
+        Self { buffer: TO_SOCKET.take(), used: 0 }
+    }
+
+    fn room(&mut self, needed: usize) -> &mut [u8] {
+        if self.buffer.len() < self.used + needed {
+            self.buffer.resize(self.used + needed, 0);
+        }
+        &mut self.buffer[self.used..]
+    }
+
+    fn bytes(&self) -> &[u8] {
+        &self.buffer[..self.used]
+    }
+
+    /// A copy of the bytes; the buffer goes back before anybody waits, since other sessions of the thread need it.
+    fn take(self) -> Vec<u8> {
+        self.bytes().to_vec()
+    }
+}
+
+impl Drop for Out {
+    fn drop(&mut self) {
+        TO_SOCKET.set(std::mem::take(&mut self.buffer));
     }
 }
 

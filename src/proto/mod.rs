@@ -4,4 +4,6 @@
 //! test is a table, a fuzz target is three lines and a failure replays.
 #![deny(clippy::disallowed_methods)]
 
+pub mod record;
+
 pub mod imap;

@@ -329,6 +329,8 @@ impl Source {
             }
             None => config.send_tls13_tickets = 0, // and no ticketer makes any for TLS 1.2
         }
+        // Behind the handshake `proto::record` takes over.
+        config.enable_secret_extraction = true;
         debug_assert_eq!(config.max_early_data_size, 0, "0-RTT can be replayed (RFC 9325 §3.10)");
         Ok(Arc::new(config))
     }
