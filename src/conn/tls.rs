@@ -7,6 +7,7 @@
 //! ([`super::failure`]), and bytes after the handshake ([`super::client`]).
 
 use std::cell::Cell;
+use std::time::SystemTime;
 
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
@@ -26,6 +27,7 @@ use super::socket::Unsent;
 use crate::metrics::Phase;
 use crate::proto::client_hello::{Foreign, Look, Reader, Version};
 use crate::proto::record::Records;
+use crate::tls::client_auth::{Identity, Refusal};
 
 /// What TLS adds to a record at most, with room to spare (RFC 8446 §5.2: 256 bytes).
 const RECORD_OVERHEAD: usize = 256;
@@ -35,13 +37,15 @@ thread_local! {
     static TO_SOCKET: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// What was negotiated. Every session keeps one, so it is small: numbers, no names.
+/// What was negotiated. Every session keeps one, so it is small: numbers, no names but the client's own.
 pub struct Handshake {
     version: ProtocolVersion,
     cipher: Option<CipherSuite>,
     group: Option<NamedGroup>,
     pub resumed: bool,
     pub sni: Option<Box<str>>,
+    /// Whom the client's certificate names, if it has one.
+    pub identity: Option<Box<Identity>>,
 }
 
 /// Every (version, cipher, group) that `config` can negotiate, as [`Handshake`] names them.
@@ -160,7 +164,8 @@ impl Shaking {
             self.read(&mut input).await?;
             out = Out::borrow();
         }
-        let handshake = Handshake::of(&tls);
+        // A client that is refused here has its handshake already, so no alert can tell it.
+        let handshake = Handshake::of(&tls).map_err(Failure::from)?;
         let tls = Box::new(Records::new(*tls).map_err(ours)?);
         let mut unsent = Unsent::default();
         unsent.keep(out.bytes());
@@ -208,14 +213,17 @@ impl Shaking {
 }
 
 impl Handshake {
-    fn of(tls: &UnbufferedServerConnection) -> Self {
-        Self {
+    fn of(tls: &UnbufferedServerConnection) -> Result<Self, Refusal> {
+        let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
+        let chain = tls.peer_certificates().unwrap_or_default();
+        Ok(Self {
             version: tls.protocol_version().unwrap_or(ProtocolVersion::TLSv1_2),
             cipher: tls.negotiated_cipher_suite().map(|suite| suite.suite()),
             group: tls.negotiated_key_exchange_group().map(|group| group.name()),
-            resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
+            resumed,
             sni: None,
-        }
+            identity: Identity::of(chain, resumed, SystemTime::now())?.map(Box::new),
+        })
     }
 
     /// As in [`combinations`].
