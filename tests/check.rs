@@ -262,7 +262,9 @@ fn certificates() {
     table(&[
         (
             with(own, "min_version: \"1.3\""),
-            &["4:3: `tls` needs `certificates` (your own) or `self_signed` (made here), or both"],
+            &[
+                "4:3: `tls` needs `certificates` (your own), `acme` (from a CA) or `self_signed` (made here)",
+            ],
         ),
         (
             with(own, "certificates: { cert: a, key: b }"),

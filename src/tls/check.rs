@@ -11,7 +11,7 @@ use super::certificate::Pair;
 use super::complaints::{Complaint, Grade, complaints};
 use super::directory::Dir;
 use super::pairs::Source as _;
-use super::{certificate, chain, key_mode, self_signed, store, unix};
+use super::{acme, certificate, chain, key_mode, self_signed, store, unix};
 use crate::config::settings::{self, CertificateFiles, CertificateSource, MinVersion};
 
 /// How bad a [`Finding`] is.
@@ -50,6 +50,12 @@ pub(super) fn check_at(settings: &settings::Tls, now: i64) -> Vec<Finding> {
     }
     if !stand_in && let Some(text) = unusable_with_tls12(settings, now) {
         say(Severity::Warning, text);
+    }
+    if let Some(acme) = &settings.acme {
+        acme::check(acme, &mut say);
+        if !stand_in {
+            check_issued(acme, now, &mut say);
+        }
     }
     if let Some(made) = &settings.self_signed {
         // While others serve it is not needed, but one day it may be.
@@ -99,6 +105,22 @@ fn check_files(files: &CertificateFiles, now: i64, say: &mut impl FnMut(Severity
     }
     if let Some((severity, text)) = key_mode(&files.key) {
         say(severity, text);
+    }
+}
+
+/// What was ordered before. That it can't be used is no reason not to start: another is ordered.
+fn check_issued(acme: &settings::Acme, now: i64, say: &mut impl FnMut(Severity, String)) {
+    for found in acme::Issued::new(acme).look(now) {
+        let shown = found.id.display();
+        match &found.pair {
+            Err(why) => say(Severity::Warning, format!("{why}; a new one will be ordered")),
+            Ok(pair) => complaints(&pair.chain, now).iter().for_each(|complaint| {
+                say(Severity::Warning, format!("{shown}: {}", complaint.text))
+            }),
+        }
+        if let Some((severity, text)) = found.key.as_deref().and_then(key_mode) {
+            say(severity, text);
+        }
     }
 }
 

@@ -7,9 +7,9 @@
 //! is served), stateless tickets, no 0-RTT, no key log.
 //!
 //! ```text
-//! pairs, self_signed ── Found ──▶ store ── Index ──▶ names ◀── ClientHello
-//!                                   ▲
-//!                       watch ──▶ reload ──▶ log, metrics, readiness
+//! pairs, self_signed, acme ── Found ──▶ store ── Index ──▶ names ◀── ClientHello
+//!                                         ▲
+//!                             watch ──▶ reload ──▶ log, metrics, readiness
 //! ```
 //!
 //! A private key that others may read is an error in [`check()`] if that is everybody, and a warning if it is a
@@ -40,6 +40,8 @@ mod directory;
 
 pub mod self_signed;
 
+pub mod acme;
+
 pub mod store;
 
 pub mod names;
@@ -63,7 +65,7 @@ pub enum Error {
     /// One line for each certificate that can't be used.
     #[error("{}", .0.join("\n"))]
     Unusable(Vec<String>),
-    #[error("no certificate is configured; set tls.certificates or tls.self_signed")]
+    #[error("no certificate is configured; set tls.certificates, tls.acme or tls.self_signed")]
     Nothing,
     #[error("TLS cannot be set up")]
     Rustls(#[from] rustls::Error),

@@ -7,6 +7,7 @@
 use std::time::{Duration, SystemTime};
 
 use tokio::signal::unix::Signal;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::store::{News, Store};
@@ -18,14 +19,21 @@ use crate::metrics::Metrics;
 /// How often files and ages are looked at, whatever the file system says.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// Runs until it is dropped.
-pub async fn keep(mut store: Store, metrics: &Metrics, readiness: &Readiness, mut hangup: Signal) {
+/// Runs until it is dropped. `issued` tells of a new certificate before its file does.
+pub async fn keep(
+    mut store: Store,
+    metrics: &Metrics,
+    readiness: &Readiness,
+    mut hangup: Signal,
+    issued: &Notify,
+) {
     let mut watch = Watch::start();
     let mut missed = watch.set(&store.watched());
     loop {
         let occasion = tokio::select! {
             () = async {}, if missed => Occasion::Watch,
             () = watch.changed() => Occasion::Watch,
+            () = issued.notified() => Occasion::Watch,
             () = sleep(EVERY) => Occasion::Watch,
             Some(()) = hangup.recv() => Occasion::Told,
         };
