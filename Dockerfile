@@ -17,6 +17,7 @@ ENV RUSTFLAGS="-C target-feature=+crt-static"
 # The dependencies on their own layer, built from the manifest and an empty crate: a change in src/ does not
 # compile them again.
 COPY Cargo.toml Cargo.lock build.rs ./
+COPY .cargo .cargo
 RUN mkdir -p src benches/peers && echo 'fn main() {}' > src/main.rs && touch src/lib.rs benches/components.rs benches/peers/main.rs \
     && cargo build --release --locked --bin imaps-proxy --target "$(rustc --print host-tuple)" \
     && rm -r src benches

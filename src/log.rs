@@ -1,14 +1,17 @@
 //! Format and fields of every log line that others read: the session line and the login line.
 //!
 //! Lines go to standard output, as text or as JSON with the same fields. A slow or full disk under the log never
-//! stops a session: a thread of its own writes, and when its queue is full lines are dropped.
+//! stops a session: a thread of its own writes, and when its queue is full lines are dropped ([`queue`]).
 //! **Invariant:** what a client sent is escaped by [`printable`] and cut at [`MAX_TEXT`] bytes before it is a
 //! field, and no secret ever is one.
+
+pub mod queue;
+
+pub mod sample;
 
 use std::fmt::Write as _;
 use std::io;
 
-use tracing_appender::non_blocking::{NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::filter::LevelFilter;
 use tracing_subscriber::fmt;
 use tracing_subscriber::layer::SubscriberExt as _;
@@ -18,16 +21,13 @@ use crate::config::settings::{Log, LogFormat};
 
 /// Bytes of a client's text that a log line shows.
 pub const MAX_TEXT: usize = 256;
-/// Lines that wait for a slow disk before more are dropped.
-const QUEUE: usize = 8192;
 
 /// Starts the log. What is queued is written when the guard is dropped.
-pub fn start(settings: &Log) -> WorkerGuard {
-    let (writer, guard) = NonBlockingBuilder::default()
-        .lossy(true)
-        .buffered_lines_limit(QUEUE)
-        .thread_name("log")
-        .finish(io::stdout());
+///
+/// # Errors
+/// The system gives no thread.
+pub fn start(settings: &Log) -> io::Result<queue::Guard> {
+    let (writer, guard) = queue::start(io::stdout())?;
     let level = LevelFilter::from_level(settings.level);
     let layer = fmt::layer()
         .with_writer(writer)
@@ -40,7 +40,7 @@ pub fn start(settings: &Log) -> WorkerGuard {
         LogFormat::Text => registry.with(layer).try_init(),
         LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
     };
-    guard
+    Ok(guard)
 }
 
 /// `text` as it may stand in a log: no control, no escape sequence, nothing that turns the reading direction.

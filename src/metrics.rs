@@ -6,6 +6,7 @@
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
 
 use prometheus::{
     Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
@@ -15,7 +16,9 @@ use strum::VariantArray as _;
 
 use crate::backend::dial;
 use crate::conn::close::Reason;
-use crate::conn::tls::Failure;
+use crate::conn::failure::Failure;
+use crate::conn::tls::Handshake;
+use crate::proto::client_hello::Version;
 use crate::proto::imap::follow::Verb;
 use crate::proto::imap::sasl::Mechanism;
 use crate::tls::names::Match;
@@ -61,9 +64,10 @@ pub struct Metrics {
     sessions: Vec<IntGauge>,
     closed: Vec<IntCounter>,
     pub session_duration: Histogram,
-    pub handshakes: IntCounterVec,
+    client_hellos: Vec<IntCounter>,
+    handshakes: IntCounterVec,
     handshake_failures: Vec<IntCounter>,
-    pub handshake_duration: Histogram,
+    handshake_duration: Histogram,
     server_names: Vec<IntCounter>,
     certificate_not_after: GaugeVec,
     certificates_shown: Mutex<BTreeSet<String>>,
@@ -143,6 +147,12 @@ impl Metrics {
             "tls_handshake_failures_total",
             "TLS handshakes that failed, by reason",
             &["reason"],
+        )?;
+        let hellos = counters(
+            r,
+            "tls_client_hellos_total",
+            "ClientHellos, by the highest version that they offer",
+            &["version"],
         )?;
         let bytes = counters(
             r,
@@ -287,6 +297,10 @@ impl Metrics {
                 "How long sessions lasted",
                 SECONDS_OF_SESSION,
             )?,
+            client_hellos: Version::VARIANTS
+                .iter()
+                .map(|v| hellos.with_label_values(&[<&str>::from(*v)]))
+                .collect(),
             handshakes: shaken,
             handshake_failures: Failure::VARIANTS
                 .iter()
@@ -323,6 +337,18 @@ impl Metrics {
 
     pub fn closed(&self, reason: Reason) -> &IntCounter {
         &self.closed[reason as usize]
+    }
+
+    /// Somebody wants to speak TLS, whatever becomes of it.
+    pub fn client_hello(&self, highest: Version) {
+        self.client_hellos[highest as usize].inc();
+    }
+
+    pub fn handshake(&self, done: &Handshake, took: Duration) {
+        let resumed = if done.resumed { "true" } else { "false" };
+        let labels = [done.version(), done.cipher(), done.group(), resumed];
+        self.handshakes.with_label_values(&labels).inc();
+        self.handshake_duration.observe(took.as_secs_f64());
     }
 
     pub fn handshake_failed(&self, failure: Failure) {

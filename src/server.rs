@@ -18,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use crate::admin::{Readiness, probes};
 use crate::backend::{Backends, learn};
-use crate::config::settings::{Challenge, Settings};
+use crate::config::settings::{Challenge, ListenTls, Settings};
 use crate::conn::{self, Context, accept, socket};
 use crate::metrics::Metrics;
 use crate::tls::reload::{self, Occasion};
@@ -78,14 +78,17 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
         (CancellationToken::new(), TaskTracker::new(), TaskTracker::new());
     let stop_background = CancellationToken::new();
     let mut bound = Bound { listeners: Vec::new(), metrics: None };
-    for (listener, name) in listeners.imaps.into_iter().zip(&names) {
-        let address = listener.local_addr().map_err(Error::Signals)?;
-        tracing::info!(service = "imaps", %address, "listening");
+    for ((socket, listen), name) in listeners.imap.into_iter().zip(&settings.listen).zip(names) {
+        let address = socket.local_addr().map_err(Error::Signals)?;
+        let service = match listen.tls {
+            ListenTls::Implicit => "imaps",
+            ListenTls::StartTls => "imap with STARTTLS",
+        };
+        tracing::info!(service, %address, "listening");
         bound.listeners.push(address);
-        let name = Arc::from(name.as_str());
         background.spawn(accept::run(
-            listener,
-            name,
+            socket,
+            Arc::new(accept::Listener { name, tls: listen.tls }),
             Arc::clone(&ctx),
             sessions.clone(),
             accepting.clone(),
@@ -155,12 +158,15 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
         }
     }
     stop_background.cancel();
+    background.close();
+    // What still sets a timer while the runtime goes down would panic. Nobody here takes longer than a moment.
+    let _ = timeout(GRACE, background.wait()).await;
     tracing::info!("stopped");
     Ok(())
 }
 
 struct Listeners {
-    imaps: Vec<TcpListener>,
+    imap: Vec<TcpListener>,
     metrics: Option<TcpListener>,
     /// For the challenges of ACME.
     acme: Option<TcpListener>,
@@ -170,8 +176,8 @@ fn bind_all(settings: &Settings) -> Result<Listeners, Error> {
     let bind = |address, key| {
         accept::bind(address).map_err(|source| Error::Listen { address, key, source })
     };
-    let imaps = settings.listen.iter().map(|listen| bind(listen.address, "listen[].address"));
-    let imaps = imaps.collect::<Result<_, _>>()?;
+    let imap = settings.listen.iter().map(|listen| bind(listen.address, "listen[].address"));
+    let imap = imap.collect::<Result<_, _>>()?;
     let metrics = settings
         .metrics
         .as_ref()
@@ -181,7 +187,7 @@ fn bind_all(settings: &Settings) -> Result<Listeners, Error> {
         Some(Challenge::Http01 { address }) => Some(bind(*address, "tls.acme.http_address")?),
         _ => None,
     };
-    Ok(Listeners { imaps, metrics, acme })
+    Ok(Listeners { imap, metrics, acme })
 }
 
 /// Raises the descriptor limit as far as it goes and keeps the number of sessions within it: two descriptors each, and

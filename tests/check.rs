@@ -174,6 +174,10 @@ fn the_shape_of_a_file() {
         (and("? [a]\n: b"), &["10:3: a key must be a word, found a list"]),
         (and("log: info"), &["10:6: expected a section, found `info`"]),
         (
+            with("\"[::]:993\"", "\"[::]:143\"\n    tls: start_tls"),
+            &["3:10: expected `implicit` or `starttls`, found `start_tls`"],
+        ),
+        (
             with("  servers:\n    - address: legacy-imap:143", "  servers:"),
             &["8:3: missing key `servers` in `backend`: a list with at least one item"],
         ),
@@ -256,6 +260,10 @@ fn addresses_that_get_in_each_others_way() {
     ]);
 }
 
+fn acme(keys: &str) -> String {
+    format!("acme: {{ storage: /nowhere/acme, {keys} }}")
+}
+
 #[test]
 fn certificates() {
     let own = "self_signed:\n    names: [mail.example.org]\n    dir: \"${DIR}\"";
@@ -264,6 +272,48 @@ fn certificates() {
             with(own, "min_version: \"1.3\""),
             &[
                 "4:3: `tls` needs `certificates` (your own), `acme` (from a CA) or `self_signed` (made here)",
+            ],
+        ),
+        (
+            with(own, "acme: { names: [a.example], storage: /nowhere/acme }"),
+            &["4:9: missing key `terms_agreed` in `acme`: true or false"],
+        ),
+        (
+            with(
+                own,
+                &acme(
+                    "terms_agreed: false, contact: [a@b.example], names: ['*.b.example', 192.0.2.1]",
+                ),
+            ),
+            &[
+                "4:67: expected a contact such as mailto:postmaster@example.org, found `a@b.example`; write mailto: before it",
+            ],
+        ),
+        (
+            with(own, &acme("terms_agreed: false, names: ['*.b.example', 192.0.2.1]")),
+            &[
+                "4:49: `terms_agreed` must be true: read the CA's terms of service, and agree to them or use no ACME",
+                "4:64: `*.b.example` needs `challenge: dns-01`: no other shows that all names below are yours",
+                "4:79: `192.0.2.1` is an address; ACME is for DNS names here",
+            ],
+        ),
+        (
+            with(own, &acme("terms_agreed: true, names: [b.example], challenge: dns-01")),
+            &["4:3: `challenge: dns-01` needs `dns_hook`, a program that sets TXT records"],
+        ),
+        (
+            with(
+                own,
+                &acme("terms_agreed: true, names: [b.example], directory: 'http://ca.example/'"),
+            ),
+            &[
+                "4:86: expected an https URL such as https://acme-v02.api.letsencrypt.org/directory, found `http://ca.example/`",
+            ],
+        ),
+        (
+            with(own, &acme("terms_agreed: true, names: [b.example], challenge: tls-alpn-01")),
+            &[
+                "4:3: `challenge: tls-alpn-01` is not supported; use http-01, or dns-01 where port 80 can't be had",
             ],
         ),
         (

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use support::{Dovecot, FakeBackend, PATIENCE, Proxy, TlsOptions, wait_until, within};
 
-const REASONS: [&str; 24] = [
+const REASONS: [&str; 25] = [
     "logout",
     "client_closed",
     "client_vanished",
@@ -18,6 +18,7 @@ const REASONS: [&str; 24] = [
     "not_tls_imap",
     "not_tls_http",
     "not_tls",
+    "plaintext_after_starttls",
     "login_timeout",
     "too_many_bad_commands",
     "too_many_commands",
@@ -51,6 +52,10 @@ fn series_that_can_exist_are_zero_from_the_start() {
         .map(|reason| format!("imaps_proxy_sessions_closed_total{{reason=\"{reason}\"}}"))
         .collect();
     assert_eq!(closed, expected);
+    for version in ["SSLv2", "SSLv3", "TLSv1.0", "TLSv1.1", "TLSv1.2", "TLSv1.3", "other"] {
+        let series = format!("imaps_proxy_tls_client_hellos_total{{version=\"{version}\"}}");
+        assert_eq!(all.get(&series), Some(&0.0), "{series}");
+    }
     for series in [
         "imaps_proxy_sessions{phase=\"handshake\"}",
         "imaps_proxy_sessions{phase=\"login\"}",

@@ -82,7 +82,7 @@ impl Place {
 
     /// What a candidate says.
     pub fn log(&self, candidate: Candidate) -> PathBuf {
-        self.file(&format!("{}.log", candidate.name()))
+        self.dir.join("logs").join(format!("{}.log", candidate.name()))
     }
 
     /// A CA, and a certificate of its making for `localhost`, as each candidate wants to read them.
@@ -244,7 +244,7 @@ fn command(candidate: Candidate, port: u16, place: &Place) -> io::Result<Command
             write(format!(
                 "frontend = \"[127.0.0.1]:{port}\"\nbackend = \"[127.0.0.1]:{backend}\"\n\
                  pem-file = \"{dir}/both.pem\"\nworkers = 2\ntls-protos = TLSv1.3\ndaemon = off\n\
-                 backlog = 4096\nquiet = on\nsyslog = off\nocsp-dir = \"\"\n"
+                 backlog = 4096\nuser = \"nobody\"\ngroup = \"nogroup\"\nquiet = on\nsyslog = off\nocsp-dir = \"\"\n"
             ))?;
             let mut command = Command::new("/usr/sbin/hitch");
             command.arg(format!("--config={}", config.display()));

@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use rustls::client::Resumption;
-use rustls::crypto::aws_lc_rs::{default_provider, kx_group};
+use rustls::crypto::aws_lc_rs::{cipher_suite, default_provider, kx_group};
 use rustls::pki_types::pem::PemObject as _;
 use rustls::pki_types::{CertificateDer, ServerName};
 use rustls::{ClientConfig, HandshakeKind, RootCertStore};
@@ -53,6 +53,8 @@ fn config(ca: &Path, mode: Mode) -> io::Result<ClientConfig> {
         .add(CertificateDer::from_pem_file(ca).map_err(io::Error::other)?)
         .map_err(io::Error::other)?;
     let mut provider = default_provider();
+    // The same cipher for everybody, whatever order a candidate has.
+    provider.cipher_suites = vec![cipher_suite::TLS13_AES_128_GCM_SHA256];
     provider.kx_groups = match mode {
         Mode::Hybrid => vec![kx_group::X25519MLKEM768],
         Mode::Classic | Mode::Resuming => vec![kx_group::X25519],

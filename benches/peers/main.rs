@@ -143,6 +143,8 @@ fn measure_all(options: &Options) -> Result<(), Box<dyn Error>> {
     let mut backend = Talker::start("backend", &[])?;
     let ports: Vec<u16> = backend.line()?.split(' ').map(str::parse).collect::<Result<_, _>>()?;
     let [imap, auth] = ports[..] else { return Err("the backend named no two ports".into()) };
+    // Apart from the certificates, whose directory imaps-proxy watches.
+    fs::create_dir(dir.path().join("logs"))?;
     let place = Place { dir: dir.path().into(), proxy: options.proxy.clone(), backend: imap, auth };
     place.make_certificates()?;
     match &options.limits {

@@ -13,7 +13,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::time::{sleep, timeout};
 
 use super::dial::{self, Link};
-use super::{Backends, Known, Server};
+use super::{Backends, Known, Server, Told};
 use crate::proto::imap::capability;
 use crate::proto::imap::login::Dialect;
 use crate::proto::imap::response::{self, Kind, Response};
@@ -72,8 +72,8 @@ pub async fn keep(backends: &Backends, server: &Server) {
 /// Says what changed, and how to cure what keeps people out.
 fn announce(server: &Server, known: &Known, last_error: &str) {
     let before = server.known.load();
-    let capabilities = String::from_utf8_lossy(&known.capabilities);
-    if before.as_ref().is_none_or(|before| before.capabilities != known.capabilities) {
+    let capabilities = String::from_utf8_lossy(&known.told.capabilities);
+    if before.as_ref().is_none_or(|before| before.told.capabilities != known.told.capabilities) {
         tracing::info!(backend = &*server.name, capabilities = &*capabilities, "backend is up");
         if known.login_disabled {
             tracing::warn!(
@@ -93,13 +93,22 @@ async fn ask(backends: &Backends, server: &Server) -> Result<Known, Error> {
     let limit = backends.timeouts.greeting;
     let (greeting, list) =
         timeout(limit, capabilities(link)).await.map_err(|_| Error::Timeout(limit))??;
-    let mut capabilities = Vec::new();
+    let (mut capabilities, mut before_tls) = (Vec::new(), Vec::new());
     backends.repair.words(&list, &mut capabilities);
+    capability::before_tls(&capabilities, &mut before_tls);
     let text: Vec<u8> =
         text_of(&greeting).iter().copied().filter(|byte| !byte.is_ascii_control()).collect();
-    let greeting = [b"* OK [CAPABILITY ", &capabilities[..], b"] ", &text[..], b"\r\n"].concat();
-    let login_disabled = capability::has(&list, b"LOGINDISABLED");
-    Ok(Known { greeting, capabilities, dialect: Dialect::of(&list), login_disabled })
+    let told = |capabilities: Vec<u8>| {
+        let greeting =
+            [b"* OK [CAPABILITY ", &capabilities[..], b"] ", &text[..], b"\r\n"].concat();
+        Told { greeting, capabilities }
+    };
+    Ok(Known {
+        told: told(capabilities),
+        told_before_tls: told(before_tls),
+        dialect: Dialect::of(&list),
+        login_disabled: capability::has(&list, b"LOGINDISABLED"),
+    })
 }
 
 /// The greeting's words for people.

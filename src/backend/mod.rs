@@ -43,14 +43,21 @@ pub struct Server {
 
 /// What a server said of itself, ready for clients.
 pub struct Known {
-    /// `* OK [CAPABILITY …] text`, with its CRLF.
-    pub greeting: Vec<u8>,
-    /// The words of the repaired capability list.
-    pub capabilities: Vec<u8>,
+    pub told: Told,
+    /// The same for clients who have to say STARTTLS first.
+    pub told_before_tls: Told,
     /// What the server itself can read.
     pub dialect: Dialect,
     /// It refuses passwords on what it takes for an unencrypted connection (RFC 9051 §6.2.3).
     pub login_disabled: bool,
+}
+
+/// What clients are told of a server.
+pub struct Told {
+    /// `* OK [CAPABILITY …] text`, with its CRLF.
+    pub greeting: Vec<u8>,
+    /// The words of the repaired capability list.
+    pub capabilities: Vec<u8>,
 }
 
 impl Backends {

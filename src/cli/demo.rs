@@ -79,7 +79,7 @@ async fn serve(args: &Args, dir: &Path) -> Result<(), Error> {
     let legacy = tokio::spawn(legacy.serve(stop.clone()));
     let ca = dir.join(CA_FILE);
     let settings = settings(args, dir, legacy_address)?;
-    let _log = log::start(&settings.log);
+    let _log = log::start(&settings.log).map_err(Error::failed)?;
     let proxied = server::run(settings, |bound| {
         let fingerprint = ca_fingerprint(&ca);
         let imaps = bound.listeners.first().copied().unwrap_or(args.listen);

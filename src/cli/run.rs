@@ -27,7 +27,7 @@ pub struct Args {
 /// If the configuration is wrong, a certificate can't be loaded or an address is in use.
 pub fn run(args: &Args) -> Result<(), Error> {
     let settings = config::load(&args.config.file)?;
-    let _log = log::start(&settings.log);
+    let _log = log::start(&settings.log).map_err(Error::failed)?;
     serve(settings, |_| {}).map_err(Error::failed)
 }
 

@@ -8,7 +8,7 @@
 use super::acme::{ChallengeKind, Contact, DirectoryUrl, Flag, Token};
 use super::addresses::{CertificateName, ListenAddress};
 use super::read::{At, Several, Tried, section};
-use super::settings::{CertificateSource, HostPort, LogFormat, MinVersion, UnknownName};
+use super::settings::{CertificateSource, HostPort, ListenTls, LogFormat, MinVersion, UnknownName};
 use super::values::{Capability, Count, FilePath, Group, Idle, Level, Size, Span, Suite};
 
 const SECOND: u64 = 1000;
@@ -40,11 +40,14 @@ section! {
 }
 
 section! {
-    /// One address on which IMAPS is served.
+    /// One address on which mail clients are served.
     pub struct Listen is "a listener with `address`" {
         /// IP address and port, in quotes. `"[::]:993"` serves IPv6 and IPv4, `"0.0.0.0:993"` IPv4
         /// only. With port 0 the system chooses one.
         pub address: At<ListenAddress>,
+        /// When TLS begins: with the first byte (implicit, port 993) or at STARTTLS (starttls, port 143), before
+        /// which nobody can log in.
+        pub tls: ListenTls = "implicit",
     }
 }
 
@@ -67,7 +70,8 @@ section! {
         pub unknown_name: UnknownName = "default",
         /// The oldest TLS version that is spoken: "1.2" or "1.3".
         pub min_version: MinVersion = "1.2",
-        /// Cipher suites, best first. Without this key all that there are; none of them is weak.
+        /// Cipher suites, best first. Without this key all that there are, AES-128 first; none of
+        /// them is weak.
         pub cipher_suites: Option<At<Several<Tried<Suite>>>>,
         /// Groups for the key exchange, best first. Without this key X25519MLKEM768, X25519,
         /// secp256r1 and secp384r1.
@@ -193,7 +197,8 @@ section! {
     pub struct Timeouts is "a section" {
         /// TLS, from the first byte to the last of the handshake. From 100ms to 5m.
         pub handshake: Span<SHORTEST, { 5 * MINUTE }> = "10s",
-        /// From the handshake to a login that succeeds; nothing extends it. From 100ms to 10m.
+        /// From the handshake (with starttls: from the connection) to a login that succeeds; nothing extends it. From
+        /// 100ms to 10m.
         pub login: Span<SHORTEST, { 10 * MINUTE }> = "60s",
         /// From a connection to the server to its greeting. From 100ms to 5m.
         pub backend_greeting: Span<SHORTEST, { 5 * MINUTE }> = "10s",

@@ -26,7 +26,10 @@ pub fn apply(file: &File, mistakes: &mut Mistakes) -> Option<Settings> {
         return None;
     }
     Some(Settings {
-        listen: listen.iter().map(|at| settings::Listen { address: at.address.value.0 }).collect(),
+        listen: listen
+            .iter()
+            .map(|at| settings::Listen { address: at.address.value.0, tls: at.tls })
+            .collect(),
         tls: tls?,
         backend: backend?,
         limits: limits(&file.limits),
@@ -292,7 +295,7 @@ fn loops(listen: &[file::Listen], servers: &[file::Server], mistakes: &mut Mista
         };
         let listener =
             listen.iter().find(|at| ips.iter().any(|ip| reaches(at.address.value.0, *ip)));
-        if let Some(file::Listen { address: At { mark: at, value } }) = listener {
+        if let Some(file::Listen { address: At { mark: at, value }, .. }) = listener {
             let (own, line) = (value.0, at.line);
             let what =
                 format!("`{server}` is the proxy's own listener `{own}`, line {line}: a loop");

@@ -31,6 +31,16 @@ pub struct Settings {
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Listen {
     pub address: SocketAddr,
+    pub tls: ListenTls,
+}
+
+/// When TLS begins on a listener.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ListenTls {
+    /// With the first byte (RFC 8314 §3.2).
+    Implicit,
+    /// When the client says so, in plaintext (RFC 9051 §6.2.1).
+    StartTls,
 }
 
 #[derive(Clone, Debug)]

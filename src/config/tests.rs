@@ -63,6 +63,7 @@ fn documented_in_full() -> String {
 fn the_smallest_file_gets_the_contracts_defaults() {
     let settings = good(SMALLEST);
     assert_eq!(settings.listen[0].address, "[::]:993".parse().unwrap());
+    assert_eq!(settings.listen[0].tls, settings::ListenTls::Implicit);
     let settings::CertificateSource::Pair(pair) = &settings.tls.certificates[0] else { panic!() };
     assert_eq!(pair.key, Path::new("/certs/privkey.pem"));
     assert_eq!(settings.tls.unknown_name, settings::UnknownName::Default);
@@ -92,13 +93,22 @@ fn the_smallest_file_gets_the_contracts_defaults() {
 }
 
 #[test]
+fn a_listener_may_wait_for_starttls() {
+    let both = "  - address: \"[::]:993\"\n    tls: implicit\n  - address: \"[::]:143\"\n    tls: starttls\n";
+    let settings = good(&SMALLEST.replace("  - address: \"[::]:993\"\n", both));
+    let tls: Vec<_> = settings.listen.iter().map(|listen| listen.tls).collect();
+    assert_eq!(tls, [settings::ListenTls::Implicit, settings::ListenTls::StartTls]);
+}
+
+#[test]
 fn the_documented_file_shows_every_key_at_its_default() {
     let (documented, smallest) = (good(DOCUMENTED), good(SMALLEST));
     let metrics = Some(settings::Metrics { address: "0.0.0.0:9143".parse().unwrap() });
     assert_eq!(documented.metrics, metrics);
     let same = |settings: Settings| format!("{:?}", Settings { metrics: None, ..settings });
     assert_eq!(same(documented), same(smallest));
-    assert!(good(&documented_in_full()).tls.self_signed.is_some());
+    let full = good(&documented_in_full()).tls;
+    assert!(full.self_signed.is_some() && full.acme.is_some());
 
     let tree: Value = serde_yaml::from_str(&documented_in_full()).unwrap();
     every_key(&schema(), &tree, "");

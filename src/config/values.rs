@@ -16,7 +16,9 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 use super::file;
 use super::mistakes::{Mistakes, shown};
 use super::read::{At, Read, Several, Tried, nearest, one_of, scalar};
-use super::settings::{CertificateFiles, CertificateSource, LogFormat, MinVersion, UnknownName};
+use super::settings::{
+    CertificateFiles, CertificateSource, ListenTls, LogFormat, MinVersion, UnknownName,
+};
 use super::yaml::Node;
 use crate::tls::policy;
 
@@ -304,6 +306,18 @@ impl Read for MinVersion {
 }
 
 schema!([] MinVersion, _generator => worded(&VERSIONS));
+
+const LISTEN_TLS: [&str; 2] = ["implicit", "starttls"];
+
+impl Read for ListenTls {
+    const EXPECTED: &'static str = "implicit or starttls";
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        word(node, mistakes, &LISTEN_TLS, &[Self::Implicit, Self::StartTls])
+    }
+}
+
+schema!([] ListenTls, _generator => worded(&LISTEN_TLS));
 
 const ANSWERS: [&str; 2] = ["default", "refuse"];
 

@@ -14,13 +14,22 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::close::{Reason, Session};
-use super::{Context, serve, socket};
+use super::socket::prepare;
+use super::{Context, serve};
+use crate::config::settings::ListenTls;
 
 const BACKLOG: i32 = 4096;
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 const MAX_WAIT: Duration = Duration::from_secs(1);
 /// How often a full house is logged.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
+
+/// What a connection has to know of where it came in.
+pub struct Listener {
+    /// The address as configured: the label and log field `listener`.
+    pub name: String,
+    pub tls: ListenTls,
+}
 
 /// Opens a listener; `[::]` takes IPv4 as well.
 pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
@@ -30,50 +39,54 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     }
     socket.set_reuse_address(true)?;
     socket.set_nonblocking(true)?;
+    prepare(&socket);
     socket.bind(&address.into())?;
     socket.listen(BACKLOG)?;
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts until `stop`; `name` is the listener's label.
+/// Accepts until `stop`.
 pub async fn run(
-    listener: TcpListener,
-    name: Arc<str>,
+    socket: TcpListener,
+    listener: Arc<Listener>,
     ctx: Arc<Context>,
     sessions: TaskTracker,
     stop: CancellationToken,
 ) {
-    let accepted = ctx.metrics.connections.with_label_values(&[&*name]);
+    let accepted = ctx.metrics.connections.with_label_values(&[&*listener.name]);
     let mut wait = FIRST_WAIT;
     let mut full: Option<Instant> = None;
     loop {
         let connection = tokio::select! {
             biased;
             () = stop.cancelled() => return,
-            connection = listener.accept() => connection,
+            connection = socket.accept() => connection,
         };
         match connection {
             Ok((stream, peer)) => {
                 wait = FIRST_WAIT;
                 accepted.inc();
-                socket::prepare(&stream);
                 let client = unmapped(peer);
                 if ctx.admit() {
-                    sessions.spawn(serve(stream, Session::open(&ctx, client, &name)));
+                    sessions.spawn(serve(stream, Session::open(&ctx, client, &listener)));
                 } else {
                     // Before TLS nothing could be said that a client would understand.
                     Session::refuse(&ctx, Reason::TooManyConnections);
                     if full.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
                         full = Some(Instant::now());
                         let limit = ctx.limits.connections;
-                        tracing::warn!(listener = &*name, limit, "limits.connections is reached");
+                        tracing::warn!(
+                            listener = &*listener.name,
+                            limit,
+                            "limits.connections is reached"
+                        );
                     }
                 }
             }
             Err(error) => {
                 ctx.metrics.accept_errors.inc();
                 if wait == FIRST_WAIT {
-                    tracing::error!(listener = &*name, %error, "can't accept connections, trying on");
+                    tracing::error!(listener = &*listener.name, %error, "can't accept connections, trying on");
                 }
                 tokio::select! {
                     () = stop.cancelled() => return,

@@ -6,6 +6,7 @@ use std::sync::Arc;
 use std::time::Instant;
 
 use super::Context;
+use super::accept::Listener;
 use super::tls::Handshake;
 use crate::log::printable;
 use crate::metrics::{LoginResult, Phase};
@@ -27,6 +28,8 @@ pub enum Reason {
     NotTlsImap,
     NotTlsHttp,
     NotTls,
+    /// Something that is not TLS came together with STARTTLS or behind it.
+    PlaintextAfterStarttls,
     LoginTimeout,
     TooManyBadCommands,
     TooManyCommands,
@@ -60,7 +63,7 @@ pub struct Session {
     ctx: Arc<Context>,
     pub id: u64,
     pub client: SocketAddr,
-    listener: Arc<str>,
+    pub listener: Arc<Listener>,
     pub handshake: Option<Handshake>,
     /// Name and user once somebody is logged in.
     pub backend: Option<Arc<str>>,
@@ -73,7 +76,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn open(ctx: &Arc<Context>, client: SocketAddr, listener: &Arc<str>) -> Self {
+    pub fn open(ctx: &Arc<Context>, client: SocketAddr, listener: &Arc<Listener>) -> Self {
         ctx.metrics.sessions(Phase::Handshake).inc();
         Self {
             ctx: Arc::clone(ctx),
@@ -149,7 +152,7 @@ impl Drop for Session {
         tracing::info!(
             session = session_id(self.id),
             client = %self.client,
-            listener = &*self.listener,
+            listener = &*self.listener.name,
             tls_version = handshake.map(Handshake::version),
             tls_cipher = handshake.map(Handshake::cipher),
             tls_group = handshake.map(Handshake::group),

@@ -1,7 +1,8 @@
 //! Greets and answers until a whole login is in hand; drives [`crate::proto::imap::dialogue`].
 //!
 //! One deadline, `timeouts.login`, from the greeting to the login's result; nothing that the client says
-//! extends it. Until then the backend hears nothing of the client.
+//! extends it, STARTTLS neither. Until then the backend hears nothing of the client.
+//! Not here: what a client says before STARTTLS ([`super::starttls`]).
 
 use tokio::time::{Instant, timeout_at};
 
@@ -14,6 +15,12 @@ use crate::proto::imap::dialogue::{self as proto, End, Login, Next};
 use crate::proto::imap::id;
 use crate::proto::imap::secret::Input;
 
+/// Last words before login.
+pub const UNAVAILABLE: &[u8] =
+    b"* BYE [UNAVAILABLE] The mail server can't be reached, try again later.\r\n";
+pub const RESTARTING: &[u8] = b"* BYE [UNAVAILABLE] The server is restarting.\r\n";
+pub const TOO_SLOW: &[u8] = b"* BYE Login took too long.\r\n";
+
 /// A client that is not logged in.
 pub struct Dialogue {
     client: Client,
@@ -23,19 +30,23 @@ pub struct Dialogue {
     pub deadline: Instant,
 }
 
-/// The greeting, which is the backend's own.
-pub async fn greet(mut client: Client, ctx: &Context) -> Result<Dialogue, Reason> {
-    let deadline = Instant::now() + ctx.timeouts.login;
+/// Greets as the backend does.
+pub async fn greet(client: Client, ctx: &Context) -> Result<Dialogue, Reason> {
+    let mut dialogue = resume(client, Instant::now() + ctx.timeouts.login, ctx)?;
+    let Some(known) = ctx.backends.known() else {
+        return Err(dialogue.close(UNAVAILABLE, Reason::BackendUnavailable, ctx).await);
+    };
+    dialogue.send(&known.told.greeting, ctx).await?;
+    Ok(dialogue)
+}
+
+/// Goes on with a client that was greeted before TLS (RFC 9051 §6.2.1: there is no second greeting) and whose login
+/// must be done by `deadline`.
+pub fn resume(mut client: Client, deadline: Instant, ctx: &Context) -> Result<Dialogue, Reason> {
     let mut said = Vec::new();
     client.receive_first(&mut said)?;
     let proto = proto::Dialogue::new(ctx.line_limits());
-    let mut dialogue = Dialogue { client, proto, input: Input::from(said), deadline };
-    let Some(known) = ctx.backends.known() else {
-        let bye = b"* BYE [UNAVAILABLE] The mail server can't be reached, try again later.\r\n";
-        return Err(dialogue.close(bye, Reason::BackendUnavailable, ctx).await);
-    };
-    dialogue.send(&known.greeting, ctx).await?;
-    Ok(dialogue)
+    Ok(Dialogue { client, proto, input: Input::from(said), deadline })
 }
 
 impl Dialogue {
@@ -46,7 +57,7 @@ impl Dialogue {
             let next = {
                 let known = ctx.backends.known();
                 let capabilities =
-                    known.as_ref().map_or(&b"IMAP4rev1"[..], |known| &known.capabilities);
+                    known.as_ref().map_or(&b"IMAP4rev1"[..], |known| &known.told.capabilities);
                 self.proto.advance(&mut self.input, capabilities, &mut out)
             };
             match next {
@@ -55,7 +66,8 @@ impl Dialogue {
                     return Ok(login);
                 }
                 Next::Close(end) => return Err(self.close(&out, end.into(), ctx).await),
-                Next::More => {
+                // Never inside TLS, where STARTTLS is refused: nothing was said, so there is more to read.
+                Next::More | Next::StartTls => {
                     self.send(&out, ctx).await?;
                     self.receive(ctx).await?;
                 }
@@ -85,7 +97,7 @@ impl Dialogue {
                 biased;
                 received = timeout_at(*deadline, client.receive(input.buffer())) => received,
                 () = ctx.drain.token.cancelled() => {
-                    return Err(self.close(b"* BYE [UNAVAILABLE] The server is restarting.\r\n", Reason::Drain, ctx).await);
+                    return Err(self.close(RESTARTING, Reason::Drain, ctx).await);
                 }
             }
         };
@@ -114,7 +126,7 @@ impl Dialogue {
     }
 
     pub async fn too_slow(&mut self, ctx: &Context) -> Reason {
-        self.close(b"* BYE Login took too long.\r\n", Reason::LoginTimeout, ctx).await
+        self.close(TOO_SLOW, Reason::LoginTimeout, ctx).await
     }
 
     /// Last words, close_notify; `reason` comes back for the log.
@@ -148,6 +160,7 @@ impl From<End> for Reason {
             End::TooManyCommands => Self::TooManyCommands,
             End::TooLong => Self::TooLong,
             End::ProtocolViolation => Self::ProtocolViolation,
+            End::PlaintextAfterStarttls => Self::PlaintextAfterStarttls,
         }
     }
 }

@@ -2,14 +2,18 @@
 //! before returned, so none can be skipped, and has one deadline from Settings.
 //!
 //! ```text
-//! accept ── Socket ──▶ tls ── Client ──▶ dialogue ── Login ──▶ backend ── Pair ──▶ relay ──▶ close
-//!                                           ▲                    │
-//!                                           └──── refused ───────┘
+//! accept ── Socket ──▶ [starttls ──▶] tls ── Client ──▶ dialogue ── Login ──▶ backend ── Pair ──▶ relay ──▶ close
+//!                                                          ▲                    │
+//!                                                          └──── refused ───────┘
 //! ```
 
 pub mod accept;
 
+pub mod starttls;
+
 pub mod tls;
+
+pub mod failure;
 
 pub mod client;
 
@@ -33,8 +37,8 @@ use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::Backends;
-use crate::config::settings::{Limits, Timeouts};
-use crate::metrics::{Metrics, Phase};
+use crate::config::settings::{Limits, ListenTls, Timeouts};
+use crate::metrics::Metrics;
 use crate::proto::imap::line;
 use crate::tls::names::Names;
 use close::{Reason, Session};
@@ -50,6 +54,7 @@ pub struct Context {
     pub timeouts: Timeouts,
     pub metrics: Metrics,
     pub drain: Drain,
+    failures: failure::Sampled,
     /// Sessions open now.
     open: AtomicUsize,
     sessions: AtomicU64,
@@ -103,6 +108,7 @@ impl Context {
             timeouts,
             metrics,
             drain: Drain::default(),
+            failures: failure::Sampled::default(),
             open: AtomicUsize::new(0),
             sessions: AtomicU64::new(0),
             seed: u64::from_le_bytes(seed),
@@ -170,43 +176,21 @@ async fn until_login(
     session: &mut Session,
     ctx: &Context,
 ) -> Result<Pair, Reason> {
-    let accepted = encrypt(socket, session, ctx).await?; //           Socket -> Client: its handshake is done
-    session.handshake = Some(accepted.handshake);
-    session.phase(Phase::Login);
-    let mut dialogue = dialogue::greet(accepted.client, ctx).await?; // Client -> Dialogue: greeted
+    let mut dialogue = match session.listener.tls {
+        ListenTls::Implicit => {
+            let client = tls::accept(socket, None, session, ctx).await?; // Socket -> Client: encrypted
+            dialogue::greet(client, ctx).await? //                          Client -> Dialogue: greeted
+        }
+        ListenTls::StartTls => {
+            let (socket, deadline) = starttls::wait(socket, session, ctx).await?; // greeted, and said STARTTLS
+            let client = tls::accept(socket, Some(deadline), session, ctx).await?;
+            dialogue::resume(client, deadline, ctx)?
+        }
+    };
     loop {
         let login = dialogue.next_login(ctx).await?; //               a whole LOGIN or AUTHENTICATE
         if let Some(logged_in) = backend::log_in(&mut dialogue, &login, session, ctx).await? {
             break Ok(dialogue.into_pair(logged_in));
         } // refused: the client was told, and may try again
-    }
-}
-
-async fn encrypt(
-    socket: TcpStream,
-    session: &mut Session,
-    ctx: &Context,
-) -> Result<tls::Accepted, Reason> {
-    let start = Instant::now();
-    let admit = |name: Option<&str>| {
-        let (found, admitted) = ctx.names.admit(name);
-        ctx.metrics.server_name(found);
-        admitted
-    };
-    match tls::accept(socket, ctx.tls.load_full(), admit, ctx.timeouts.handshake).await {
-        Ok(accepted) => {
-            let handshake = &accepted.handshake;
-            ctx.metrics.handshake_duration.observe(start.elapsed().as_secs_f64());
-            let resumed = if handshake.resumed { "true" } else { "false" };
-            let labels = [handshake.version(), handshake.cipher(), handshake.group(), resumed];
-            ctx.metrics.handshakes.with_label_values(&labels).inc();
-            Ok(accepted)
-        }
-        Err((failure, reason)) => {
-            ctx.metrics.handshake_failed(failure);
-            let why = <&str>::from(failure);
-            tracing::debug!(session = close::session_id(session.id), client = %session.client, why, "handshake failed");
-            Err(reason)
-        }
     }
 }

@@ -1,6 +1,7 @@
 //! What both ends' sockets have in common: options, errors, bytes that wait to be sent.
 
 use std::io::{self, IoSlice};
+use std::os::fd::AsFd;
 use std::pin::Pin;
 use std::task::{Context, Poll, ready};
 use std::time::Duration;
@@ -12,14 +13,16 @@ use tokio::net::TcpStream;
 /// A peer that vanished without a word is noticed after this and a few probes.
 const KEEPALIVE: Duration = Duration::from_secs(300);
 
-/// Sends small segments at once and notices dead peers. An option that a system does not have costs nothing else.
-pub fn prepare(stream: &TcpStream) {
-    let _ = stream.set_nodelay(true);
+/// Sends small segments at once and notices dead peers. An option that a system does not have costs nothing else. What
+/// a listener accepts inherits its options.
+pub fn prepare<S: AsFd>(socket: &S) {
+    let socket = SockRef::from(socket);
+    let _ = socket.set_tcp_nodelay(true);
     let probes = TcpKeepalive::new()
         .with_time(KEEPALIVE)
         .with_interval(Duration::from_secs(60))
         .with_retries(3);
-    let _ = SockRef::from(stream).set_tcp_keepalive(&probes);
+    let _ = socket.set_tcp_keepalive(&probes);
 }
 
 /// Whether the process or the system has no file descriptors left.
@@ -78,22 +81,38 @@ impl Unsent {
 
     /// As [`Unsent::send`], of several pieces at once.
     pub fn send_all(&mut self, stream: &TcpStream, pieces: &[Vec<u8>]) -> io::Result<()> {
-        for group in pieces.chunks(PIECES) {
+        let mut sent = 0;
+        'pieces: for group in pieces.chunks(PIECES) {
             let mut slices = [IoSlice::new(&[]); PIECES];
             for (slice, piece) in slices.iter_mut().zip(group) {
                 *slice = IoSlice::new(piece);
             }
             let mut slices = &mut slices[..group.len()];
-            while self.is_empty() && !slices.is_empty() {
+            while !slices.is_empty() {
+                if !self.is_empty() {
+                    break 'pieces;
+                }
                 match stream.try_write_vectored(slices) {
                     Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Ok(n) => IoSlice::advance_slices(&mut slices, n),
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                    Ok(n) => {
+                        sent += n;
+                        IoSlice::advance_slices(&mut slices, n);
+                    }
+                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 'pieces,
                     Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
                     Err(error) => return Err(error),
                 }
             }
-            slices.iter().for_each(|slice| self.keep(slice));
+        }
+        let rest = pieces.iter().map(Vec::len).sum::<usize>() - sent;
+        if rest > 0 {
+            // No more than that: what slow clients have not taken is most of a busy proxy's memory.
+            self.0.get_or_insert_default().bytes.reserve_exact(rest);
+        }
+        for piece in pieces {
+            let begun = sent.min(piece.len());
+            sent -= begun;
+            self.keep(&piece[begun..]);
         }
         Ok(())
     }

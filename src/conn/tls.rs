@@ -1,65 +1,38 @@
 //! The handshake: from a socket to a [`Client`].
 //!
-//! The first bytes are looked at before: plaintext IMAP gets one readable BYE, HTTP a 400 page.
-//! Limits: `timeouts.handshake` for all of it, [`MAX_HELLO`] bytes before the ClientHello is whole.
-//! Not here: which certificate and versions are offered (`crate::tls`), and bytes after the handshake
-//! ([`super::client`]).
+//! The first bytes are looked at before anybody answers (`proto::client_hello`): what is no TLS is told so, what can't
+//! come to anything is refused here, the rest goes to rustls as it came.
+//! Limits: `timeouts.handshake` for all of it, `MAX_HELLO` bytes before the ClientHello is whole.
+//! Not here: which certificate and versions are offered (`crate::tls`), why a handshake fails
+//! ([`super::failure`]), and bytes after the handshake ([`super::client`]).
 
 use std::cell::Cell;
-use std::sync::Arc;
-use std::time::Duration;
 
-use rustls::server::{Acceptor, ServerConnectionData, UnbufferedServerConnection};
+use rustls::crypto::CryptoProvider;
+use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
 use rustls::unbuffered::{
     ConnectionState, EncodeError, EncodeTlsData, InsufficientSizeError, UnbufferedStatus,
 };
-use rustls::{
-    AlertDescription, CipherSuite, HandshakeKind, NamedGroup, PeerIncompatible, ProtocolVersion,
-    ServerConfig,
-};
+use rustls::{CipherSuite, HandshakeKind, NamedGroup, ProtocolVersion, ServerConfig};
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
+use super::Context;
 use super::client::{Client, linger};
-use super::close::Reason;
+use super::close::{Reason, Session};
+use super::failure::{Failed, Failure, Offer, PLAINTEXT_BYE};
 use super::socket::Unsent;
+use crate::metrics::Phase;
+use crate::proto::client_hello::{Foreign, Look, Reader, Version};
 use crate::proto::record::Records;
 
-/// A ClientHello may be this long.
-const MAX_HELLO: usize = 64 * 1024;
-/// The fatal alert unrecognized_name (RFC 6066 §3) as a record (RFC 8446 §5.1, §6).
-const UNRECOGNIZED_NAME: &[u8] = &[21, 3, 3, 0, 2, 2, 112];
 /// What TLS adds to a record at most, with room to spare (RFC 8446 §5.2: 256 bytes).
 const RECORD_OVERHEAD: usize = 256;
 const MAX_RECORD: usize = 16 * 1024;
 
 thread_local! {
     static TO_SOCKET: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
-}
-
-/// Why a handshake failed: the label `reason`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
-#[strum(serialize_all = "snake_case")]
-pub enum Failure {
-    NotTls,
-    Timeout,
-    /// The client closed the connection, or it broke.
-    Closed,
-    /// Only versions older than `tls.min_version`.
-    NoCommonVersion,
-    NoCommonSuite,
-    /// A server name that no certificate has, and `tls.unknown_name` is `refuse`.
-    UnknownName,
-    /// A list of foreign protocols (RFC 7301 §3.2).
-    ForeignAlpn,
-    /// The client refused our certificate by an alert.
-    CertificateRefused,
-    /// It sent another alert.
-    AlertReceived,
-    /// What it sent is against the protocol.
-    Malformed,
-    Other,
 }
 
 /// What was negotiated. Every session keeps one, so it is small: numbers, no names.
@@ -91,40 +64,59 @@ pub fn combinations(config: &ServerConfig) -> Vec<(&'static str, &'static str, &
     all
 }
 
-/// A client behind its handshake, and what was negotiated.
-pub struct Accepted {
-    pub client: Client,
-    pub handshake: Handshake,
-}
-
-/// Does the handshake within `limit`, with who asks for a server name that `admit` takes. What the server says last is
-/// sent together with the first [`Client::send`].
+/// Does the handshake within `timeouts.handshake`; what was negotiated goes to `session`. `greeted`: the client came by
+/// STARTTLS, and its login must be done by then. What the server says last is sent together with the first
+/// [`Client::send`].
 pub async fn accept(
-    mut socket: TcpStream,
-    config: Arc<ServerConfig>,
-    admit: impl FnOnce(Option<&str>) -> bool,
-    limit: Duration,
-) -> Result<Accepted, (Failure, Reason)> {
-    let mut silent = true;
-    match timeout(limit, handshake(&mut socket, config, admit, &mut silent)).await {
-        Ok(Ok(Shaken { tls, input, unsent, handshake })) => {
-            Ok(Accepted { client: Client::new(socket, tls, input, unsent), handshake })
+    socket: TcpStream,
+    greeted: Option<Instant>,
+    session: &mut Session,
+    ctx: &Context,
+) -> Result<Client, Reason> {
+    let start = Instant::now();
+    let limit = start + ctx.timeouts.handshake;
+    let deadline = greeted.map_or(limit, |login| limit.min(login));
+    let mut shaking =
+        Shaking { socket, starttls: greeted.is_some(), silent: true, hello: None, offer: None };
+    let shaken = timeout_at(deadline, shaking.handshake(ctx)).await;
+    if let Some(version) = shaking.hello {
+        ctx.metrics.client_hello(version);
+    }
+    let failed = match shaken {
+        Ok(Ok(shaken)) => {
+            let Shaken { tls, input, unsent, mut handshake } = shaken;
+            handshake.sni = shaking.offer.and_then(|offer| offer.sni);
+            ctx.metrics.handshake(&handshake, start.elapsed());
+            session.handshake = Some(handshake);
+            session.phase(Phase::Login);
+            return Ok(Client::new(shaking.socket, tls, input, unsent));
         }
         Ok(Err(failed)) => {
-            linger(&mut socket).await;
-            Err(failed)
+            linger(&mut shaking.socket).await;
+            failed
         }
         Err(_) => {
-            if silent {
+            if shaking.silent && !shaking.starttls {
                 // A mail client set to "no encryption" waits for us to speak first: tell the person.
-                let _ = socket.try_write(PLAINTEXT_BYE);
+                let _ = shaking.socket.try_write(PLAINTEXT_BYE);
             }
-            Err((Failure::Timeout, Reason::HandshakeTimeout))
+            Failure::Timeout.into()
         }
-    }
+    };
+    Err(Failed { offer: shaking.offer, ..failed }.report(session, ctx))
 }
 
-/// All of [`Accepted`] but the socket.
+/// A handshake under way, and what is known of the client so far.
+struct Shaking {
+    socket: TcpStream,
+    starttls: bool,
+    /// Not a byte came.
+    silent: bool,
+    hello: Option<Version>,
+    offer: Option<Offer>,
+}
+
+/// What rustls leaves behind.
 struct Shaken {
     tls: Box<Records>,
     /// What came behind the handshake.
@@ -133,166 +125,96 @@ struct Shaken {
     handshake: Handshake,
 }
 
-async fn handshake(
-    socket: &mut TcpStream,
-    config: Arc<ServerConfig>,
-    admit: impl FnOnce(Option<&str>) -> bool,
-    silent: &mut bool,
-) -> Result<Shaken, (Failure, Reason)> {
-    let closed = |_| (Failure::Closed, Reason::HandshakeFailed);
-    let mut input = Vec::with_capacity(2048);
-    let sni = hello(socket, &mut input, silent).await?;
-    if !admit(sni.as_deref()) {
-        let _ = socket.write_all(UNRECOGNIZED_NAME).await;
-        return Err((Failure::UnknownName, Reason::HandshakeFailed));
+impl Shaking {
+    async fn handshake(&mut self, ctx: &Context) -> Result<Shaken, Failed> {
+        let config = ctx.tls.load_full();
+        let mut input = Vec::with_capacity(2048);
+        self.look(&mut input, config.crypto_provider()).await?;
+        let admit = |name: Option<&str>| {
+            let (found, admitted) = ctx.names.admit(name);
+            ctx.metrics.server_name(found);
+            admitted
+        };
+        if let Some(failure) = self.offer.as_ref().and_then(|offer| offer.refused(admit)) {
+            return Err(self.refuse(failure).await);
+        }
+        let ours = |error: rustls::Error| Failed {
+            detail: Some(error.to_string()),
+            ..Failure::Internal.into()
+        };
+        let mut tls = Box::new(UnbufferedServerConnection::new(config).map_err(ours)?);
+        let mut out = Out::borrow();
+        loop {
+            match process(&mut tls, &mut input, &mut out) {
+                Ok(()) if !tls.is_handshaking() => break,
+                Ok(()) => {}
+                Err(error) => {
+                    let alert = out.take();
+                    let _ = self.socket.write_all(&alert).await;
+                    let failure = Failure::of(&error, self.offer.as_ref());
+                    return Err(Failed { detail: Some(error.to_string()), ..failure.into() });
+                }
+            }
+            let flight = out.take();
+            self.socket.write_all(&flight).await.map_err(|_| Failure::Closed)?;
+            self.read(&mut input).await?;
+            out = Out::borrow();
+        }
+        let handshake = Handshake::of(&tls);
+        let tls = Box::new(Records::new(*tls).map_err(ours)?);
+        let mut unsent = Unsent::default();
+        unsent.keep(out.bytes());
+        Ok(Shaken { tls, input, unsent, handshake })
     }
-    let ours = |_| (Failure::Other, Reason::Internal);
-    let mut tls = Box::new(UnbufferedServerConnection::new(config).map_err(ours)?);
-    let mut out = Out::borrow();
-    loop {
-        match process(&mut tls, &mut input, &mut out) {
-            Ok(()) if !tls.is_handshaking() => break,
-            Ok(()) => {}
-            Err(error) => {
-                let alert = out.take();
-                let _ = socket.write_all(&alert).await;
-                return Err((Failure::of(&error), Reason::HandshakeFailed));
+
+    /// Reads until the ClientHello is whole, or as much of it as can be read, and answers what is no TLS.
+    async fn look(&mut self, input: &mut Vec<u8>, spoken: &CryptoProvider) -> Result<(), Failed> {
+        let mut reader = Reader::default();
+        loop {
+            self.read(input).await?;
+            self.silent = false;
+            match reader.look(input) {
+                Look::More => {}
+                Look::Hello(hello) => {
+                    self.hello = Some(hello.version);
+                    self.offer = Some(Offer::new(&hello, spoken));
+                    return Ok(());
+                }
+                Look::Foreign(foreign) => {
+                    if let Foreign::Ssl2(version) = foreign {
+                        self.hello = Some(version);
+                    }
+                    let failure = Failure::from(foreign);
+                    let plaintext = self.starttls && failure != Failure::NotTlsSsl2;
+                    let failure = if plaintext { Failure::PlaintextAfterStarttls } else { failure };
+                    return Err(self.refuse(failure).await);
+                }
+                Look::Unreadable => return Ok(()), // rustls says what is wrong, with its alert
             }
         }
-        let flight = out.take();
-        socket.write_all(&flight).await.map_err(closed)?;
-        if socket.read_buf(&mut input).await.map_err(closed)? == 0 {
-            return Err((Failure::Closed, Reason::HandshakeFailed));
-        }
-        out = Out::borrow();
     }
-    let handshake = Handshake::of(&tls, sni);
-    let tls = Box::new(Records::new(*tls).map_err(ours)?);
-    let mut unsent = Unsent::default();
-    unsent.keep(out.bytes());
-    Ok(Shaken { tls, input, unsent, handshake })
-}
 
-/// Reads until the ClientHello is whole, answers what is no TLS, and returns the SNI.
-async fn hello(
-    socket: &mut TcpStream,
-    input: &mut Vec<u8>,
-    silent: &mut bool,
-) -> Result<Option<Box<str>>, (Failure, Reason)> {
-    let closed = |_| (Failure::Closed, Reason::HandshakeFailed);
-    let mut acceptor = Acceptor::default();
-    loop {
-        let seen = input.len();
-        if socket.read_buf(input).await.map_err(closed)? == 0 {
-            // Nothing at all: a port check, or a person who gave up.
-            return Err((Failure::Closed, Reason::HandshakeFailed));
-        }
-        *silent = false;
-        if let Some(other) = NotTls::of(input) {
-            let _ = socket.write_all(other.answer()).await;
-            return Err((Failure::NotTls, other.reason()));
-        }
-        let mut fresh = &input[seen..];
-        while !fresh.is_empty() {
-            if !matches!(acceptor.read_tls(&mut fresh), Ok(1..)) {
-                return Ok(None); // the connection proper says what is wrong, with its alert
-            }
-        }
-        match acceptor.accept() {
-            Ok(Some(accepted)) => return Ok(accepted.client_hello().server_name().map(Box::from)),
-            Ok(None) if input.len() < MAX_HELLO => {}
-            Ok(None) | Err(_) => return Ok(None),
-        }
-    }
-}
-
-/// What was sent to the TLS port in clear.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum NotTls {
-    Imap,
-    Http,
-    Other,
-}
-
-const PLAINTEXT_BYE: &[u8] =
-    b"* BYE This port speaks IMAP over TLS only: choose SSL/TLS as the connection security.\r\n";
-const HTTP_PAGE: &[u8] = b"HTTP/1.1 400 Bad Request\r\nContent-Type: text/plain; charset=utf-8\r\n\
-    Content-Length: 66\r\nConnection: close\r\n\r\n\
-    This port speaks IMAP over TLS. It is meant for mail programs only";
-
-impl NotTls {
-    /// By the first bytes: a TLS record of the handshake begins with 22 and 3 (RFC 8446 §5.1).
-    fn of(bytes: &[u8]) -> Option<Self> {
-        const METHODS: [&[u8]; 8] =
-            [b"GET ", b"HEAD ", b"POST ", b"PUT ", b"OPTIONS ", b"CONNECT ", b"DELETE ", b"PRI * "];
-        match bytes {
-            [] | [22] | [22, 3, ..] => None,
-            _ if METHODS.iter().any(|method| bytes.starts_with(method)) => Some(Self::Http),
-            _ if METHODS.iter().any(|method| method.starts_with(bytes)) => None, // too short to tell
-            [first, ..] if first.is_ascii_graphic() || first.is_ascii_whitespace() => {
-                Some(Self::Imap)
-            }
-            _ => Some(Self::Other),
+    async fn read(&mut self, input: &mut Vec<u8>) -> Result<(), Failure> {
+        match self.socket.read_buf(input).await {
+            Ok(1..) => Ok(()),
+            Ok(0) | Err(_) => Err(Failure::Closed),
         }
     }
 
-    fn answer(self) -> &'static [u8] {
-        match self {
-            Self::Imap => PLAINTEXT_BYE,
-            Self::Http => HTTP_PAGE,
-            Self::Other => b"",
-        }
-    }
-
-    fn reason(self) -> Reason {
-        match self {
-            Self::Imap => Reason::NotTlsImap,
-            Self::Http => Reason::NotTlsHttp,
-            Self::Other => Reason::NotTls,
-        }
-    }
-}
-
-impl Failure {
-    fn of(error: &rustls::Error) -> Self {
-        match error {
-            rustls::Error::NoApplicationProtocol => Self::ForeignAlpn,
-            rustls::Error::PeerIncompatible(
-                PeerIncompatible::SupportedVersionsExtensionRequired
-                | PeerIncompatible::Tls12NotOffered
-                | PeerIncompatible::Tls12NotOfferedOrEnabled
-                | PeerIncompatible::Tls13RequiredForQuic
-                | PeerIncompatible::ServerDoesNotSupportTls12Or13
-                | PeerIncompatible::ServerTlsVersionIsDisabledByOurConfig,
-            ) => Self::NoCommonVersion,
-            rustls::Error::PeerIncompatible(_) => Self::NoCommonSuite,
-            rustls::Error::AlertReceived(
-                AlertDescription::UnknownCA
-                | AlertDescription::BadCertificate
-                | AlertDescription::CertificateExpired
-                | AlertDescription::CertificateUnknown
-                | AlertDescription::UnsupportedCertificate,
-            ) => Self::CertificateRefused,
-            rustls::Error::AlertReceived(_) => Self::AlertReceived,
-            rustls::Error::InvalidMessage(_)
-            | rustls::Error::InappropriateMessage { .. }
-            | rustls::Error::InappropriateHandshakeMessage { .. }
-            | rustls::Error::PeerMisbehaved(_)
-            | rustls::Error::DecryptError
-            | rustls::Error::PeerSentOversizedRecord => Self::Malformed,
-            _ => Self::Other,
-        }
+    async fn refuse(&mut self, failure: Failure) -> Failed {
+        let _ = self.socket.write_all(failure.answer()).await;
+        failure.into()
     }
 }
 
 impl Handshake {
-    fn of(tls: &UnbufferedServerConnection, sni: Option<Box<str>>) -> Self {
+    fn of(tls: &UnbufferedServerConnection) -> Self {
         Self {
             version: tls.protocol_version().unwrap_or(ProtocolVersion::TLSv1_2),
             cipher: tls.negotiated_cipher_suite().map(|suite| suite.suite()),
             group: tls.negotiated_key_exchange_group().map(|group| group.name()),
             resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
-            sni,
+            sni: None,
         }
     }
 
@@ -422,28 +344,5 @@ impl Out {
 impl Drop for Out {
     fn drop(&mut self) {
         TO_SOCKET.set(std::mem::take(&mut self.buffer));
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn the_http_page_is_as_long_as_it_says() {
-        let page = std::str::from_utf8(HTTP_PAGE).expect("ASCII");
-        let (head, body) = page.split_once("\r\n\r\n").expect("a head and a body");
-        assert!(head.contains(&format!("Content-Length: {}", body.len())), "{}", body.len());
-    }
-
-    #[test]
-    fn what_is_not_tls_is_told_by_its_first_bytes() {
-        assert_eq!(NotTls::of(b"\x16\x03\x01"), None);
-        assert_eq!(NotTls::of(b"\x16"), None);
-        assert_eq!(NotTls::of(b"GE"), None);
-        assert_eq!(NotTls::of(b"GET / HTTP/1.1"), Some(NotTls::Http));
-        assert_eq!(NotTls::of(b"a1 CAPABILITY\r\n"), Some(NotTls::Imap));
-        assert_eq!(NotTls::of(b"\x80\x2e\x01\x03\x01"), Some(NotTls::Other));
-        assert_eq!(NotTls::of(b"\x16\x05"), Some(NotTls::Other));
     }
 }

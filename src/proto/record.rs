@@ -12,6 +12,9 @@
 //! **Invariant:** no sequence number is used twice, and after an error or close_notify nothing more is opened.
 //! Not here: the handshake, sockets, when to send (`conn`).
 
+#[cfg(test)]
+mod tests;
+
 use rustls::crypto::cipher::{
     AeadKey, InboundOpaqueMessage, Iv, MessageDecrypter, MessageEncrypter, OutboundChunks,
     OutboundPlainMessage,

@@ -51,7 +51,7 @@ impl Dovecot {
         let folder = tempfile::tempdir().expect("a temporary folder");
         let path = folder.path();
         fs::set_permissions(path, fs::Permissions::from_mode(0o755)).expect("it is ours");
-        let certificates = Certificates::make(path);
+        Certificates::make(path);
         let users = "alice:{PLAIN}secret\nbob:{PLAIN}secret\n";
         fs::write(path.join("users"), users).expect("the folder is ours");
         fs::create_dir(path.join("mail")).expect("the folder is ours");
@@ -79,14 +79,13 @@ impl Dovecot {
         for _ in 0..5 {
             let address = SocketAddr::from((ip, free_port()));
             let file = path.join("dovecot.conf");
+            // The folder last: its name is random, and may hold one of the other words.
             let template = TEMPLATE
-                .replace("FOLDER", &path.display().to_string())
                 .replace("IP", &ip.to_string())
                 .replace("PORT", &address.port().to_string())
-                .replace("CERT", &certificates.cert.display().to_string())
-                .replace("KEY", &certificates.key.display().to_string())
                 .replace("UID", &owner.to_string())
-                .replace("GID", &group.to_string());
+                .replace("GID", &group.to_string())
+                .replace("FOLDER", &path.display().to_string());
             fs::write(&file, template + &unprivileged + config).expect("the folder is ours");
             let mut command = Command::new(&dovecot);
             command.arg("-F").arg("-c").arg(&file);
@@ -220,8 +219,8 @@ log_path = FOLDER/dovecot.log
 protocols = imap
 listen = IP
 ssl = yes
-ssl_cert = <CERT
-ssl_key = <KEY
+ssl_cert = <FOLDER/cert.pem
+ssl_key = <FOLDER/key.pem
 auth_mechanisms = plain login cram-md5 scram-sha-256
 mail_location = maildir:FOLDER/mail/%u
 mailbox_idle_check_interval = 1s

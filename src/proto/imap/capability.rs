@@ -14,6 +14,8 @@
 //! `LITERAL+` and `LITERAL-` must never stand in one list (RFC 7888 §5). Where both would, `LITERAL-` stays:
 //! it is the narrower promise, and a client that keeps to 4096 octets is understood by a server of either kind.
 //!
+//! [Before TLS](before_tls) the list is another one: it invites to STARTTLS and to nothing else.
+//!
 //! Invariant: a line that needs no change is never rebuilt, so its odd spacing survives.
 //! Not here: how a list gets learned (`login`), and where lines begin and end (`line`, `follow`).
 
@@ -90,6 +92,21 @@ impl Repair {
         let passes = has(list, b"LITERAL-") && !contains(&self.hide, b"LITERAL-");
         passes || contains(&self.add, b"LITERAL-")
     }
+}
+
+/// Appends the repaired `list` as it stands before TLS, where only STARTTLS leads to a login (RFC 9051 §6.2.1,
+/// §11.7): without mechanisms, with `STARTTLS LOGINDISABLED`.
+pub fn before_tls(list: &[u8], out: &mut Vec<u8>) {
+    let login = |word: &&[u8]| {
+        let mechanism = word.get(..5).is_some_and(|head| head.eq_ignore_ascii_case(b"AUTH="));
+        let others = [&b"SASL-IR"[..], b"LOGINDISABLED", b"STARTTLS"];
+        mechanism || others.iter().any(|other| word.eq_ignore_ascii_case(other))
+    };
+    for word in split(list).filter(|word| !login(word)) {
+        out.extend_from_slice(word);
+        out.push(b' ');
+    }
+    out.extend_from_slice(b"STARTTLS LOGINDISABLED");
 }
 
 /// The capability words inside a response line without CRLF: those of `* CAPABILITY …`, or of a
@@ -220,6 +237,23 @@ mod tests {
             (&[], &["X"], "", "X"),
         ] {
             assert_eq!(words(&repair(hide, add), list), expected, "{hide:?} {add:?} {list}");
+        }
+    }
+
+    #[test]
+    fn before_tls_nobody_is_invited_to_log_in() {
+        for (list, expected) in [
+            (
+                "IMAP4rev1 SASL-IR AUTH=PLAIN auth=Login IDLE LITERAL+",
+                "IMAP4rev1 IDLE LITERAL+ STARTTLS LOGINDISABLED",
+            ),
+            ("imap4rev1 logindisabled sasl-ir", "imap4rev1 STARTTLS LOGINDISABLED"),
+            ("IMAP4rev1 AUTHOR=X AUTH", "IMAP4rev1 AUTHOR=X AUTH STARTTLS LOGINDISABLED"),
+            ("", "STARTTLS LOGINDISABLED"),
+        ] {
+            let mut out = Vec::new();
+            before_tls(list.as_bytes(), &mut out);
+            assert_eq!(String::from_utf8(out).unwrap(), expected, "{list}");
         }
     }
 

@@ -1,10 +1,15 @@
 //! What a client may say before login, and our answers.
 //!
 //! In: the client's bytes as they come. Out: answers, and [`Next`]: more bytes are needed, a whole LOGIN or
-//! AUTHENTICATE is in hand, or the session has to end. The commands are CAPABILITY, NOOP, ID, LOGOUT, LOGIN
-//! and AUTHENTICATE (RFC 9051 §6.1, §6.2); everything else is `BAD`, STARTTLS too since TLS is on
+//! AUTHENTICATE is in hand, TLS begins, or the session has to end. The commands are CAPABILITY, NOOP, ID, LOGOUT, LOGIN
+//! and AUTHENTICATE (RFC 9051 §6.1, §6.2); everything else is `BAD`, STARTTLS too once TLS is on
 //! (RFC 9051 §6.2.1). What the client pipelined behind a login stays in the input: only the login's result
 //! tells whether it is the next command or the first bytes of the relay.
+//!
+//! [Before TLS](Dialogue::before_tls) there is STARTTLS and no login: LOGIN and AUTHENTICATE are `NO
+//! [PRIVACYREQUIRED]` (RFC 9051 §11.7), counted as bad, and nobody looks at what they hold. A synchronising literal is
+//! refused before it is sent. **Invariant:** nothing that came before TLS is there after it: the dialogue ends with
+//! STARTTLS, a new one begins, and what was sent together with STARTTLS ends the session (CVE-2011-0411).
 //!
 //! Limits: [`MAX_BAD`] bad commands in a row, [`MAX_COMMANDS`] in all, [`MAX_BYTES`] in all, and the sizes
 //! of [`super::line`]. The deadline is the driver's.
@@ -46,6 +51,8 @@ pub enum Next {
     More,
     /// Send the answers, log in at the backend, then say how it went by [`Dialogue::on_outcome`].
     LogIn(Login),
+    /// Send the answers, then nothing but TLS. Nothing is left in the input.
+    StartTls,
     /// Send the answers, which end in the reason for people, and close.
     Close(End),
 }
@@ -58,11 +65,14 @@ pub enum End {
     TooManyCommands,
     TooLong,
     ProtocolViolation,
+    /// Something was sent together with STARTTLS.
+    PlaintextAfterStarttls,
 }
 
 /// The dialogue with one client. Silent, it holds a few words and, if the client sent one, its ID.
 #[derive(Debug)]
 pub struct Dialogue {
+    before_tls: bool,
     limits: Limits,
     scanner: Scanner,
     bad_in_a_row: u8,
@@ -72,9 +82,22 @@ pub struct Dialogue {
 }
 
 impl Dialogue {
+    /// Inside TLS.
     pub fn new(limits: Limits) -> Self {
-        let id = id::Fields::default();
-        Self { limits, scanner: Scanner::default(), bad_in_a_row: 0, commands: 0, bytes: 0, id }
+        Self {
+            before_tls: false,
+            limits,
+            scanner: Scanner::default(),
+            bad_in_a_row: 0,
+            commands: 0,
+            bytes: 0,
+            id: id::Fields::default(),
+        }
+    }
+
+    /// In plaintext, on a port for STARTTLS.
+    pub fn before_tls(limits: Limits) -> Self {
+        Self { before_tls: true, ..Self::new(limits) }
     }
 
     /// What the client told of itself that may go on to the backend.
@@ -87,16 +110,21 @@ impl Dialogue {
         loop {
             let length = match self.scanner.scan(input.bytes(), &self.limits) {
                 Ok(Scan::More) => return Next::More,
-                Ok(Scan::Continue) => {
+                Ok(Scan::Continue(length)) if self.is_login(&input.bytes()[..length]) => {
+                    match self.refuse_literal(length, PRIVACY, input, out) {
+                        Some(end) => return Next::Close(end),
+                        None => continue,
+                    }
+                }
+                Ok(Scan::Continue(_)) => {
                     out.extend_from_slice(b"+ OK\r\n");
                     continue;
                 }
                 Ok(Scan::Whole(length)) => length,
                 Err(line::Error::LiteralTooBig { waits: true, skip, .. }) => {
-                    let tag = Command::parse(&input.bytes()[..skip]).map_or(&b"*"[..], |c| c.tag);
-                    answer(out, tag, "NO [TOOBIG] Literal too long.");
-                    input.consume(skip);
-                    match self.count(skip, out).or_else(|| self.count_bad(out)) {
+                    let login = self.is_login(&input.bytes()[..skip]);
+                    let text = if login { PRIVACY } else { "NO [TOOBIG] Literal too long." };
+                    match self.refuse_literal(skip, text, input, out) {
                         Some(end) => return Next::Close(end),
                         None => continue,
                     }
@@ -114,6 +142,7 @@ impl Dialogue {
                     return Next::Close(End::ProtocolViolation);
                 }
             };
+            let said = out.len();
             let answered = self.answer(&input.bytes()[..length], capabilities, out);
             input.consume(length);
             match answered {
@@ -124,9 +153,35 @@ impl Dialogue {
                     }
                 }
                 Answered::LogIn(login) => return Next::LogIn(login),
+                Answered::StartTls if input.bytes().is_empty() => return Next::StartTls,
+                Answered::StartTls => {
+                    out.truncate(said);
+                    out.extend_from_slice(b"* BYE Nothing may follow STARTTLS but TLS.\r\n");
+                    return Next::Close(End::PlaintextAfterStarttls);
+                }
                 Answered::Close(end) => return Next::Close(end),
             }
         }
+    }
+
+    /// A login that has to wait for TLS; LOGIN is the only one with literals.
+    fn is_login(&self, command: &[u8]) -> bool {
+        self.before_tls && matches!(Command::parse(command), Ok(Command { verb: Verb::Login, .. }))
+    }
+
+    /// Answers a command at its literal, which the client has not sent and now will not.
+    fn refuse_literal(
+        &mut self,
+        length: usize,
+        text: &str,
+        input: &mut Input,
+        out: &mut Vec<u8>,
+    ) -> Option<End> {
+        let tag = Command::parse(&input.bytes()[..length]).map_or(&b"*"[..], |c| c.tag);
+        answer(out, tag, text);
+        input.consume(length);
+        self.scanner = Scanner::default();
+        self.count(length, out).or_else(|| self.count_bad(out))
     }
 
     /// How the login went: a refused one is a command like others, an aborted one counts as bad. `Some`:
@@ -152,7 +207,7 @@ impl Dialogue {
         match self.execute(&command, capabilities, out) {
             Ok(answered) => answered,
             Err(error) => {
-                answer(out, command.tag, refusal(command.verb, error));
+                answer(out, command.tag, self.refusal(command.verb, error));
                 Answered::Bad
             }
         }
@@ -188,6 +243,15 @@ impl Dialogue {
                 answer(out, tag, "OK LOGOUT completed.");
                 return Ok(Answered::Close(End::Logout));
             }
+            Verb::Login | Verb::Authenticate if self.before_tls => {
+                answer(out, tag, PRIVACY);
+                return Ok(Answered::Bad);
+            }
+            Verb::StartTls if self.before_tls => {
+                command.no_arguments()?;
+                answer(out, tag, "OK Begin TLS now.");
+                return Ok(Answered::StartTls);
+            }
             Verb::Login => {
                 let (user, password) = command.login()?;
                 let method = Method::Login { user, password };
@@ -212,6 +276,19 @@ impl Dialogue {
             Verb::StartTls | Verb::Other => return Err(command::Error::Arguments),
         }
         Ok(Answered::Fine)
+    }
+
+    /// Fixed texts: nothing that a client sent comes back but its tag.
+    fn refusal(&self, verb: Verb, error: command::Error) -> &'static str {
+        match (verb, error) {
+            (_, command::Error::Control) => "BAD A line may hold neither NUL nor a bare CR.",
+            (Verb::StartTls, _) if !self.before_tls => "BAD TLS is already on.",
+            (Verb::Other, _) => "BAD Unknown command before login.",
+            (Verb::Login, _) => "BAD LOGIN takes a user name and a password.",
+            (Verb::Authenticate, _) => "BAD AUTHENTICATE takes a mechanism and base64.",
+            (Verb::Id, _) => "BAD ID takes NIL or a list of strings.",
+            _ => "BAD The command takes no arguments.",
+        }
     }
 
     /// Counts one command of `bytes`, good or bad.
@@ -239,21 +316,12 @@ enum Answered {
     Fine,
     Bad,
     LogIn(Login),
+    StartTls,
     Close(End),
 }
 
-/// Fixed texts: nothing that a client sent comes back but its tag.
-fn refusal(verb: Verb, error: command::Error) -> &'static str {
-    match (verb, error) {
-        (_, command::Error::Control) => "BAD A line may hold neither NUL nor a bare CR.",
-        (Verb::StartTls, _) => "BAD TLS is already on.",
-        (Verb::Other, _) => "BAD Unknown command before login.",
-        (Verb::Login, _) => "BAD LOGIN takes a user name and a password.",
-        (Verb::Authenticate, _) => "BAD AUTHENTICATE takes a mechanism and base64.",
-        (Verb::Id, _) => "BAD ID takes NIL or a list of strings.",
-        _ => "BAD The command takes no arguments.",
-    }
-}
+/// To whoever wants to log in before TLS.
+const PRIVACY: &str = "NO [PRIVACYREQUIRED] Use STARTTLS before you log in.";
 
 pub(super) fn answer(out: &mut Vec<u8>, tag: &[u8], text: &str) {
     out.extend_from_slice(tag);

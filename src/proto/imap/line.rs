@@ -39,8 +39,9 @@ pub struct Limits {
 pub enum Scan {
     /// Not a whole command yet.
     More,
-    /// A synchronising literal was announced: the client waits for `+`. Said once for each.
-    Continue,
+    /// A synchronising literal was announced, the last word of so many bytes: the client waits for `+`. Said once for
+    /// each. Whoever answers otherwise takes these bytes off and begins with a new scanner.
+    Continue(usize),
     /// A whole command of so many bytes, its last line end included.
     Whole(usize),
 }
@@ -117,7 +118,7 @@ impl Scanner {
             self.line_start = next + size;
             self.scanned = self.line_start;
             if waits {
-                return Ok(Scan::Continue);
+                return Ok(Scan::Continue(next));
             }
         }
     }
@@ -229,7 +230,7 @@ mod tests {
                 let result = scanner.scan(&seen, &LIMITS);
                 match result {
                     Ok(Scan::More) => break,
-                    Ok(Scan::Continue) => out.push(result),
+                    Ok(Scan::Continue(_)) => out.push(result),
                     Ok(Scan::Whole(n)) => {
                         out.push(result);
                         seen.drain(..n);
@@ -249,8 +250,15 @@ mod tests {
         type Row = (&'static [u8], &'static [Result<Scan, Error>]);
         let table: &[Row] = &[
             (b"a NOOP\r\nb NOOP\n", &[Ok(Scan::Whole(8)), Ok(Scan::Whole(7))]),
-            (b"a LOGIN {4}\r\ntest {6+}\r\nsecret\r\n", &[Ok(Scan::Continue), Ok(Scan::Whole(32))]),
-            (b"a LOGIN {0}\r\n {2+}\r\n\r\n\r\n", &[Ok(Scan::Continue), Ok(Scan::Whole(24))]),
+            (
+                b"a LOGIN {4}\r\ntest {6+}\r\nsecret\r\n",
+                &[Ok(Scan::Continue(13)), Ok(Scan::Whole(32))],
+            ),
+            (
+                b"a LOGIN {4+}\r\ntest {6}\r\nsecret\r\n",
+                &[Ok(Scan::Continue(24)), Ok(Scan::Whole(32))],
+            ),
+            (b"a LOGIN {0}\r\n {2+}\r\n\r\n\r\n", &[Ok(Scan::Continue(13)), Ok(Scan::Whole(24))]),
             (b"a ID (\"k\" {3+}\r\na\nb)\r\n", &[Ok(Scan::Whole(22))]),
             (b"a login {004+}\ntest {1+}\nx\n", &[Ok(Scan::Whole(27))]),
             (b"{3+}\r\nabc NOOP\r\n", &[Err(Error::Literal)]),

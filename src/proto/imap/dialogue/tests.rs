@@ -132,6 +132,7 @@ fn tell(input: &[u8], pieces: &mut dyn Iterator<Item = &[u8]>) -> Told {
                     end = Some(why);
                     break 'said;
                 }
+                Next::StartTls => unreachable!("TLS is on"),
             }
             end = dialogue.on_outcome(false, &mut out);
         }
@@ -393,4 +394,142 @@ fn a_tag_that_can_not_be_echoed_is_not() {
         &[],
         None,
     );
+}
+
+/// What a client is told before TLS, and how it ended; `None` if it did not.
+fn told_before_tls(pieces: &mut dyn Iterator<Item = &[u8]>) -> (String, Option<Result<(), End>>) {
+    let limits = Limits { line: 8192, literal: 4096, sasl: 65536 };
+    let mut dialogue = Dialogue::before_tls(limits);
+    let (mut seen, mut out, mut ended) = (Input::default(), Vec::new(), None);
+    for piece in pieces {
+        seen.buffer().extend_from_slice(piece);
+        match dialogue.advance(&mut seen, b"IMAP4rev1 STARTTLS LOGINDISABLED", &mut out) {
+            Next::More => continue,
+            Next::StartTls => {
+                assert!(seen.bytes().is_empty(), "something is left for TLS");
+                ended = Some(Ok(()));
+            }
+            Next::Close(end) => ended = Some(Err(end)),
+            Next::LogIn(login) => panic!("a login before TLS: {login:?}"),
+        }
+        break;
+    }
+    (String::from_utf8(out).expect("answers are ASCII"), ended)
+}
+
+#[test]
+fn before_tls_there_is_starttls_and_no_login() {
+    const NO: &str = "NO [PRIVACYREQUIRED] Use STARTTLS before you log in.";
+    const STARTED: Option<Result<(), End>> = Some(Ok(()));
+    let bad = Some(Err(End::TooManyBadCommands));
+    let long = [b"a LOGIN u {4096+}\r\n", &[b'x'; 4096][..], b"\r\nb NOOP\r\n"].concat();
+    for (input, answers, end) in [
+        (
+            &b"a CAPABILITY\r\nb NOOP\r\nc ID NIL\r\nd STARTTLS\r\n"[..],
+            &[
+                "* CAPABILITY IMAP4rev1 STARTTLS LOGINDISABLED",
+                "a OK CAPABILITY completed.",
+                "b OK NOOP completed.",
+                "* ID (\"name\" \"imaps-proxy\")",
+                "c OK ID completed.",
+                "d OK Begin TLS now.",
+            ][..],
+            STARTED,
+        ),
+        (
+            b"a logout\r\n",
+            &["* BYE Logging out.", "a OK LOGOUT completed."],
+            Some(Err(End::Logout)),
+        ),
+        (b"a starttls\n", &["a OK Begin TLS now."], STARTED),
+        (
+            b"a STARTTLS x\r\nb STARTTLS \r\n",
+            &["a BAD The command takes no arguments.", "b BAD The command takes no arguments."],
+            None,
+        ),
+        (b"a LOGIN u p\r\nb STARTTLS\r\n", &[&format!("a {NO}"), "b OK Begin TLS now."], STARTED),
+        // Whatever the arguments are: nobody reads them.
+        (b"a LOGIN\r\nb LOGIN x\r\n", &[&format!("a {NO}"), &format!("b {NO}")], None),
+        (b"a AUTHENTICATE PLAIN\r\n", &[&format!("a {NO}")], None),
+        (b"a AUTHENTICATE PLAIN AHUAcA==\r\n", &[&format!("a {NO}")], None),
+        // The literal is refused before it is sent: what follows is a command.
+        (b"a LOGIN {4}\r\nb NOOP\r\n", &[&format!("a {NO}"), "b OK NOOP completed."], None),
+        (b"a LOGIN u {4}\r\nb NOOP\r\n", &[&format!("a {NO}"), "b OK NOOP completed."], None),
+        (
+            b"a LOGIN {1+}\r\nu {6}\r\nb NOOP\r\n",
+            &[&format!("a {NO}"), "b OK NOOP completed."],
+            None,
+        ),
+        (b"a LOGIN {99999}\r\nb NOOP\r\n", &[&format!("a {NO}"), "b OK NOOP completed."], None),
+        // One that is sent anyway is read away, and never a command.
+        (
+            b"a LOGIN {4+}\r\nuser {8+}\r\nb NOOP\r\n\r\nc NOOP\r\n",
+            &[&format!("a {NO}"), "c OK NOOP completed."],
+            None,
+        ),
+        (&long, &[&format!("a {NO}"), "b OK NOOP completed."], None),
+        (b"a LOGIN {4097+}\r\n", &["* BYE [TOOBIG] Literal too long."], Some(Err(End::TooLong))),
+        (
+            b"a ID ({4}\r\nname NIL)\r\n",
+            &["+ OK", "* ID (\"name\" \"imaps-proxy\")", "a OK ID completed."],
+            None,
+        ),
+        (
+            b"a LOGIN u p\r\nb LOGIN {3}\r\nc AUTHENTICATE X\r\nd STARTTLS\r\n",
+            &[
+                &format!("a {NO}"),
+                &format!("b {NO}"),
+                &format!("c {NO}"),
+                "* BYE Too many bad commands.",
+            ],
+            bad,
+        ),
+        (b"a SELECT INBOX\r\n", &["a BAD Unknown command before login."], None),
+    ] {
+        let name = input[..input.len().min(60)].escape_ascii().to_string();
+        let want = (answers.join("\r\n") + "\r\n", end);
+        assert_eq!(told_before_tls(&mut [input].into_iter()), want, "{name} whole");
+        assert_eq!(told_before_tls(&mut input.chunks(1)), want, "{name} byte by byte");
+        for at in 0..input.len() {
+            let (first, second) = input.split_at(at);
+            let told = told_before_tls(&mut [first, second].into_iter());
+            assert_eq!(told, want, "{name} cut at {at}");
+        }
+    }
+}
+
+/// A1, A2.
+#[test]
+fn what_is_sent_together_with_starttls_ends_the_session() {
+    let bye = "* BYE Nothing may follow STARTTLS but TLS.\r\n";
+    let closed = Some(Err(End::PlaintextAfterStarttls));
+    for behind in [
+        &b"b NOOP\r\n"[..],
+        b"b LOG",
+        b"b LOGIN test secret\r\n",
+        b"b LOGIN {4+}\r\n",
+        b"\r\n",
+        b"\0",
+        b"\x16\x03\x01",
+    ] {
+        let name = behind.escape_ascii().to_string();
+        let command = b"x NOOP\r\na STARTTLS\r\n";
+        let input = [command, behind].concat();
+        let (out, end) = told_before_tls(&mut [&input[..]].into_iter());
+        // Its OK is not said: nobody may take what follows for the first bytes of TLS.
+        assert_eq!(
+            (out.as_str(), end),
+            (&*format!("x OK NOOP completed.\r\n{bye}"), closed),
+            "{name}"
+        );
+        for at in 0..input.len() {
+            let (first, second) = input.split_at(at);
+            let (out, end) = told_before_tls(&mut [first, second].into_iter());
+            // What comes later is for whoever expects TLS then.
+            let later = at == command.len();
+            let answer = if later { "a OK Begin TLS now.\r\n" } else { bye };
+            assert!(out.ends_with(answer), "{name} cut at {at}: {out}");
+            assert_eq!(end, if later { Some(Ok(())) } else { closed }, "{name} cut at {at}");
+        }
+    }
 }

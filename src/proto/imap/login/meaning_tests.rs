@@ -317,6 +317,7 @@ fn talk(stream: &[u8], attempts: &[Attempt], offers: Offers, cuts: &[usize]) -> 
         let login = match dialogue.advance(&mut input, CAPABILITIES, &mut transcript) {
             Next::LogIn(login) => login,
             Next::Close(end) => return Talked { transcript, seen, ended: Ended::Closed(end) },
+            Next::StartTls => unreachable!("TLS is on"),
             Next::More if unsent.is_empty() => {
                 return Talked { transcript, seen, ended: Ended::Open };
             }
@@ -911,6 +912,7 @@ fn dialogue_only(stream: &[u8], cuts: &[usize]) -> (Vec<u8>, Option<End>) {
                 input.buffer().extend_from_slice(&unsent[..cut]);
                 unsent = &unsent[cut..];
             }
+            Next::StartTls => unreachable!("TLS is on"),
             Next::LogIn(Login { tag, method }) => {
                 let (first, second) = match method {
                     Method::Login { user, password } => (user, Some(password)),

@@ -1,0 +1,122 @@
+//! A client in plaintext until it says STARTTLS; drives [`crate::proto::imap::dialogue`].
+//!
+//! In: a socket. Out: the same socket, on which nothing was read beyond STARTTLS and nothing but TLS follows, and
+//! the deadline of the login: it began with the greeting, and TLS does not extend it.
+//! **Invariants:** the backend is not dialled here and hears nothing of what was said here; nothing of it is logged;
+//! what was said is dropped with the dialogue before TLS begins.
+//! Not here: what comes after the answer to STARTTLS ([`super::tls`], where plaintext is refused as well).
+
+use std::io;
+
+use tokio::io::AsyncWriteExt as _;
+use tokio::net::TcpStream;
+use tokio::time::{Instant, timeout_at};
+
+use super::Context;
+use super::client::linger;
+use super::close::{Reason, Session};
+use super::dialogue::{RESTARTING, TOO_SLOW, UNAVAILABLE};
+use super::failure::{Failed, Failure};
+use crate::metrics::Phase;
+use crate::proto::imap::dialogue::{Dialogue, End, Next};
+use crate::proto::imap::secret::Input;
+
+/// Bytes that one read takes; a command has fewer.
+const CHUNK: usize = 2048;
+
+/// Greets, and answers commands until one is STARTTLS.
+pub async fn wait(
+    mut socket: TcpStream,
+    session: &mut Session,
+    ctx: &Context,
+) -> Result<(TcpStream, Instant), Reason> {
+    session.phase(Phase::Login);
+    let deadline = Instant::now() + ctx.timeouts.login;
+    let Some(known) = ctx.backends.known() else {
+        return Err(close(&mut socket, UNAVAILABLE, Reason::BackendUnavailable).await);
+    };
+    send(&mut socket, &known.told_before_tls.greeting, deadline, ctx).await?;
+    let (mut dialogue, mut input) = (Dialogue::before_tls(ctx.line_limits()), Input::default());
+    loop {
+        receive(&mut socket, &mut input, deadline, ctx).await?;
+        let mut out = Vec::new();
+        let next = {
+            let now = ctx.backends.known();
+            let words = &now.as_ref().unwrap_or(&known).told_before_tls.capabilities;
+            dialogue.advance(&mut input, words, &mut out)
+        };
+        match next {
+            Next::More => send(&mut socket, &out, deadline, ctx).await?,
+            Next::StartTls => {
+                send(&mut socket, &out, deadline, ctx).await?;
+                session.phase(Phase::Handshake);
+                return Ok((socket, deadline));
+            }
+            Next::Close(end) => {
+                if end == End::PlaintextAfterStarttls {
+                    Failed::from(Failure::PlaintextAfterStarttls).report(session, ctx);
+                }
+                return Err(close(&mut socket, &out, end.into()).await);
+            }
+            Next::LogIn(_) => {
+                debug_assert!(false, "nobody logs in before TLS");
+                return Err(Reason::Internal);
+            }
+        }
+    }
+}
+
+async fn receive(
+    socket: &mut TcpStream,
+    input: &mut Input,
+    deadline: Instant,
+    ctx: &Context,
+) -> Result<(), Reason> {
+    let read = tokio::select! {
+        biased;
+        read = timeout_at(deadline, read(socket, input)) => read,
+        () = ctx.drain.token.cancelled() => {
+            return Err(close(socket, RESTARTING, Reason::Drain).await);
+        }
+    };
+    match read {
+        Ok(Ok(1..)) => Ok(()),
+        Ok(Ok(0)) => Err(Reason::ClientClosed),
+        Ok(Err(_)) => Err(Reason::ClientVanished),
+        Err(_) => Err(close(socket, TOO_SLOW, Reason::LoginTimeout).await),
+    }
+}
+
+/// Holds no buffer while the client is silent.
+async fn read(socket: &TcpStream, input: &mut Input) -> io::Result<usize> {
+    loop {
+        socket.readable().await?;
+        input.buffer().reserve(CHUNK);
+        match socket.try_read_buf(input.buffer()) {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
+            read => return read,
+        }
+    }
+}
+
+async fn send(
+    socket: &mut TcpStream,
+    bytes: &[u8],
+    deadline: Instant,
+    ctx: &Context,
+) -> Result<(), Reason> {
+    let write = Instant::now() + ctx.timeouts.write;
+    match timeout_at(write.min(deadline), socket.write_all(bytes)).await {
+        Ok(Ok(())) => Ok(()),
+        Ok(Err(_)) => Err(Reason::ClientVanished),
+        Err(_) if write < deadline => Err(Reason::WriteTimeout),
+        Err(_) => Err(Reason::LoginTimeout),
+    }
+}
+
+/// Last words, as far as the socket takes them at once: they are a line or two.
+async fn close(socket: &mut TcpStream, last: &[u8], reason: Reason) -> Reason {
+    let _ = socket.try_write(last);
+    linger(socket).await;
+    reason
+}
