@@ -124,7 +124,7 @@ fn files_that_are_no_configuration() {
             &[
                 "1:1: missing key `backend`: a section with `servers`",
                 "1:1: missing key `listen`: a list with at least one item",
-                "1:1: missing key `tls`: a section with `certificates` or `self_signed`",
+                "1:1: missing key `tls`: a section with `certificates`, `acme` or `self_signed`",
             ],
         ),
         (and("---\nlisten: []"), &["10:1: a second document begins here, a configuration is one"]),
@@ -286,15 +286,10 @@ fn certificates() {
                 ),
             ),
             &[
-                "4:67: expected a contact such as mailto:postmaster@example.org, found `a@b.example`; write mailto: before it",
-            ],
-        ),
-        (
-            with(own, &acme("terms_agreed: false, names: ['*.b.example', 192.0.2.1]")),
-            &[
                 "4:49: `terms_agreed` must be true: read the CA's terms of service, and agree to them or use no ACME",
-                "4:64: `*.b.example` needs `challenge: dns-01`: no other shows that all names below are yours",
-                "4:79: `192.0.2.1` is an address; ACME is for DNS names here",
+                "4:66: expected a contact such as mailto:postmaster@example.org, found `a@b.example`; write mailto: before it",
+                "4:88: `*.b.example` needs `challenge: dns-01`: no other shows that all names below are yours",
+                "4:103: `192.0.2.1` is an address; ACME is for DNS names here",
             ],
         ),
         (

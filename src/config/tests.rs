@@ -180,6 +180,7 @@ fn same(ours: &yaml::Node, theirs: &Value) {
         }
         (yaml::Kind::Scalar(ours), Value::String(theirs)) => assert_eq!(ours, theirs),
         (yaml::Kind::Scalar(ours), Value::Number(theirs)) => assert_eq!(*ours, theirs.to_string()),
+        (yaml::Kind::Scalar(ours), Value::Bool(theirs)) => assert_eq!(*ours, theirs.to_string()),
         other => panic!("{other:?}"),
     }
 }
