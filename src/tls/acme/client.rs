@@ -1,14 +1,20 @@
 //! HTTPS to the CA, with deadlines and limits (the library has none).
 //!
-//! In: requests of the library. Out: whole answers. It trusts the system's CAs and those of `tls.acme.ca`.
+//! In: requests of the library. Out: whole answers. It trusts the system's CAs and those of `tls.acme.ca`, and looks
+//! names up as `backend::dial` does, for a static binary has no getaddrinfo.
 //! Limits: [`STEP`] for one request and all of its answer, [`MAX_ANSWER`] bytes of it.
 
+use std::net::SocketAddr;
 use std::path::Path;
 use std::pin::Pin;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
 use std::time::Duration;
 
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::LookupIpStrategy;
+use hickory_resolver::net::NetError;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::Request;
 use hyper::body::Bytes;
@@ -16,11 +22,13 @@ use hyper::header::RETRY_AFTER;
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::TokioExecutor;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
 use rustls::crypto::aws_lc_rs;
 use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
+use tower_service::Service;
 
 use super::super::{certificate, chain};
 use super::failure::Failure;
@@ -30,8 +38,40 @@ const MAX_ANSWER: usize = 1 << 20;
 
 /// One set of connections to the CA, for the time of an order.
 pub struct Https {
-    client: Client<HttpsConnector<HttpConnector>, BodyWrapper<Bytes>>,
+    client: Client<HttpsConnector<HttpConnector<Dns>>, BodyWrapper<Bytes>>,
     wait: Arc<AtomicU64>,
+}
+
+/// Finds the CA's addresses.
+#[derive(Clone)]
+struct Dns(TokioResolver);
+
+impl Dns {
+    fn new() -> Result<Self, NetError> {
+        let mut builder = TokioResolver::builder_tokio()?;
+        builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        builder.build().map(Self)
+    }
+}
+
+impl Service<Name> for Dns {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = NetError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, NetError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), NetError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let resolver = self.0.clone();
+        Box::pin(async move {
+            let found = resolver.lookup_ip(name.as_str()).await?;
+            // The connector puts the port of the URL in.
+            let addresses: Vec<_> = found.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
+            Ok(addresses.into_iter())
+        })
+    }
 }
 
 /// What the CA has last asked to wait.
@@ -73,11 +113,16 @@ impl Https {
             .map_err(|error| Failure::refused(chain(&error), "this is a mistake of the proxy"))?
             .with_root_certificates(roots)
             .with_no_client_auth();
+        let dns = Dns::new().map_err(|error| {
+            Failure::refused(chain(&error), "see that /etc/resolv.conf names a DNS server")
+        })?;
+        let mut tcp = HttpConnector::new_with_resolver(dns);
+        tcp.enforce_http(false);
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(config)
             .https_only()
             .enable_http1()
-            .build();
+            .wrap_connector(tcp);
         let client = Client::builder(TokioExecutor::new()).build(connector);
         Ok(Self { client, wait: Arc::clone(&wait.0) })
     }
