@@ -158,8 +158,7 @@ impl Client {
     ) -> Result<T, Error> {
         let mut records = RECORDS.take();
         let written = write(&mut self.tls, &mut records);
-        let sent = self.unsent.send_all(&self.socket, &records);
-        records.clear();
+        let sent = self.unsent.send_all(&self.socket, &mut records);
         RECORDS.set(records);
         let written = written?;
         sent?;

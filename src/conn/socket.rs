@@ -1,5 +1,6 @@
 //! What both ends' sockets have in common: options, errors, bytes that wait to be sent.
 
+use std::collections::VecDeque;
 use std::io::{self, IoSlice};
 use std::os::fd::AsFd;
 use std::pin::Pin;
@@ -49,10 +50,14 @@ pub fn why(error: &io::Error) -> String {
 #[derive(Default)]
 pub struct Unsent(Option<Box<Waiting>>);
 
+/// In pieces, as they came: none is copied to join another, and each is freed as soon as it is sent.
 #[derive(Default)]
 struct Waiting {
-    bytes: Vec<u8>,
+    pieces: VecDeque<Vec<u8>>,
+    /// Bytes of the first piece that are gone.
     sent: usize,
+    /// Of all pieces, those of the first that are gone included.
+    total: usize,
 }
 
 impl Unsent {
@@ -61,7 +66,7 @@ impl Unsent {
     }
 
     pub fn len(&self) -> usize {
-        self.0.as_ref().map_or(0, |waiting| waiting.bytes.len() - waiting.sent)
+        self.0.as_ref().map_or(0, |waiting| waiting.total - waiting.sent)
     }
 
     /// Sends `bytes` now, as far as nothing waits before them and the socket takes them; keeps the rest.
@@ -79,48 +84,42 @@ impl Unsent {
         Ok(())
     }
 
-    /// As [`Unsent::send`], of several pieces at once.
-    pub fn send_all(&mut self, stream: &TcpStream, pieces: &[Vec<u8>]) -> io::Result<()> {
-        let mut sent = 0;
-        'pieces: for group in pieces.chunks(PIECES) {
-            let mut slices = [IoSlice::new(&[]); PIECES];
-            for (slice, piece) in slices.iter_mut().zip(group) {
-                *slice = IoSlice::new(piece);
-            }
-            let mut slices = &mut slices[..group.len()];
-            while !slices.is_empty() {
-                if !self.is_empty() {
-                    break 'pieces;
-                }
-                match stream.try_write_vectored(slices) {
-                    Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
-                    Ok(n) => {
-                        sent += n;
-                        IoSlice::advance_slices(&mut slices, n);
+    /// As [`Unsent::send`], of several pieces at once; they are taken out of `pieces`.
+    pub fn send_all(&mut self, stream: &TcpStream, pieces: &mut Vec<Vec<u8>>) -> io::Result<()> {
+        let (mut gone, mut sent) = (0, 0);
+        while self.is_empty() && gone < pieces.len() {
+            match stream.try_write_vectored(&slices(pieces[gone..].iter(), sent)) {
+                Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
+                Ok(n) => {
+                    sent += n;
+                    while gone < pieces.len() && sent >= pieces[gone].len() {
+                        sent -= pieces[gone].len();
+                        gone += 1;
                     }
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => break 'pieces,
-                    Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
-                    Err(error) => return Err(error),
                 }
+                Err(error) if error.kind() == io::ErrorKind::WouldBlock => break,
+                Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+                Err(error) => return Err(error),
             }
         }
-        let rest = pieces.iter().map(Vec::len).sum::<usize>() - sent;
-        if rest > 0 {
-            // No more than that: what slow clients have not taken is most of a busy proxy's memory.
-            self.0.get_or_insert_default().bytes.reserve_exact(rest);
+        if gone < pieces.len() {
+            let waiting = self.0.get_or_insert_default();
+            if waiting.pieces.is_empty() {
+                waiting.sent = sent;
+            }
+            waiting.total += pieces[gone..].iter().map(Vec::len).sum::<usize>();
+            waiting.pieces.extend(pieces.drain(gone..));
         }
-        for piece in pieces {
-            let begun = sent.min(piece.len());
-            sent -= begun;
-            self.keep(&piece[begun..]);
-        }
+        pieces.clear();
         Ok(())
     }
 
     /// Keeps `bytes` for the next flush.
     pub fn keep(&mut self, bytes: &[u8]) {
         if !bytes.is_empty() {
-            self.0.get_or_insert_default().bytes.extend_from_slice(bytes);
+            let waiting = self.0.get_or_insert_default();
+            waiting.total += bytes.len();
+            waiting.pieces.push_back(bytes.to_vec());
         }
     }
 
@@ -132,16 +131,30 @@ impl Unsent {
         progress: &mut bool,
     ) -> Poll<io::Result<()>> {
         let Some(waiting) = &mut self.0 else { return Poll::Ready(Ok(())) };
-        while waiting.sent < waiting.bytes.len() {
-            let rest = &waiting.bytes[waiting.sent..];
-            let n = ready!(Pin::new(&mut *stream).poll_write(cx, rest))?;
+        while !waiting.pieces.is_empty() {
+            let slices = slices(waiting.pieces.iter(), waiting.sent);
+            let n = ready!(Pin::new(&mut *stream).poll_write_vectored(cx, &slices))?;
             if n == 0 {
                 return Poll::Ready(Err(io::ErrorKind::WriteZero.into()));
             }
             waiting.sent += n;
             *progress = true;
+            while waiting.pieces.front().is_some_and(|piece| waiting.sent >= piece.len()) {
+                let length = waiting.pieces.pop_front().map_or(0, |piece| piece.len());
+                waiting.sent -= length;
+                waiting.total -= length;
+            }
         }
         self.0 = None;
         Poll::Ready(Ok(()))
     }
+}
+
+/// The first [`PIECES`] of `pieces`, without the first `sent` bytes.
+fn slices<'a>(pieces: impl Iterator<Item = &'a Vec<u8>>, sent: usize) -> [IoSlice<'a>; PIECES] {
+    let mut slices = [IoSlice::new(&[]); PIECES];
+    for (n, (slice, piece)) in slices.iter_mut().zip(pieces).enumerate() {
+        *slice = IoSlice::new(if n == 0 { &piece[sent..] } else { piece });
+    }
+    slices
 }
