@@ -29,6 +29,7 @@ RUN touch src/main.rs src/lib.rs \
     && cargo build --release --locked --bin imaps-proxy --target "$(rustc --print host-tuple)" \
     && install -D "target/$(rustc --print host-tuple)/release/imaps-proxy" /image/imaps-proxy \
     && install -D -m 0644 config/container.yaml /image/etc/imaps-proxy/config.yaml \
+    && install -D -m 0644 /etc/ssl/certs/ca-certificates.crt /image/etc/ssl/certs/ca-certificates.crt \
     && mkdir /volume
 
 FROM scratch

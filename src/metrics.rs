@@ -9,7 +9,7 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use prometheus::{
-    GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
+    Gauge, GaugeVec, Histogram, HistogramOpts, HistogramVec, IntCounter, IntCounterVec, IntGauge,
     IntGaugeVec, Opts, Registry, opts,
 };
 use strum::VariantArray as _;
@@ -76,6 +76,8 @@ pub struct Metrics {
     reloads: IntCounterVec,
     last_reload: GaugeVec,
     last_reload_successful: IntGaugeVec,
+    acme_orders: IntCounterVec,
+    acme_next_order: Gauge,
     pub client_to_backend: IntCounter,
     pub backend_to_client: IntCounter,
     logins: IntCounterVec,
@@ -250,6 +252,16 @@ impl Metrics {
             &["what"],
         )?;
         r.register(Box::new(last_reload_successful.clone()))?;
+        let acme_orders =
+            counters(r, "tls_acme_orders_total", "Certificates ordered by ACME", &["result"])?;
+        for result in ["ok", "failed"] {
+            acme_orders.with_label_values(&[result]);
+        }
+        let acme_next_order = Gauge::with_opts(named(
+            "tls_acme_next_order_timestamp_seconds",
+            "When a certificate is next ordered by ACME, as Unix time; 0 if none is",
+        ))?;
+        r.register(Box::new(acme_next_order.clone()))?;
         let build =
             GaugeVec::new(named("build_info", "Always 1"), &["version", "rustls", "provider"])?;
         build
@@ -323,6 +335,8 @@ impl Metrics {
             reloads,
             last_reload,
             last_reload_successful,
+            acme_orders,
+            acme_next_order,
             client_to_backend: bytes.with_label_values(&["client_to_backend"]),
             backend_to_client: bytes.with_label_values(&["backend_to_client"]),
             logins,
@@ -393,6 +407,15 @@ impl Metrics {
     pub fn certificates_reloaded(&self, result: &str, now: i64) {
         self.reloads.with_label_values(&["certificate", result]).inc();
         self.certificates_loaded(now);
+    }
+
+    pub fn acme_ordered(&self, ok: bool) {
+        self.acme_orders.with_label_values(&[if ok { "ok" } else { "failed" }]).inc();
+    }
+
+    /// Unix time.
+    pub fn acme_next_order(&self, at: i64) {
+        self.acme_next_order.set(at as f64);
     }
 
     /// The start, and every change after it.

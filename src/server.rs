@@ -11,17 +11,18 @@ use std::time::{Duration, SystemTime};
 
 use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::sync::Notify;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{Readiness, probes};
 use crate::backend::{Backends, learn};
-use crate::config::settings::{ListenTls, Settings};
+use crate::config::settings::{Challenge, ListenTls, Settings};
 use crate::conn::{self, Context, accept, socket};
 use crate::metrics::Metrics;
-use crate::tls;
 use crate::tls::reload::{self, Occasion};
+use crate::tls::{self, acme};
 
 /// What sessions get beyond `timeouts.drain` to write their last words.
 const GRACE: Duration = Duration::from_secs(3);
@@ -113,10 +114,26 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
         let keep = async move { learn::keep(&ctx.backends, &ctx.backends.servers()[index]).await };
         background.spawn(stop_background.clone().run_until_cancelled_owned(keep));
     }
+    let issued = Arc::new(Notify::new());
+    if let Some(settings) = settings.tls.acme.take() {
+        let answers = Arc::new(acme::Answers::default());
+        if let Some(listener) = listeners.acme {
+            let address = listener.local_addr().map_err(Error::Signals)?;
+            tracing::info!(service = "acme", %address, "listening");
+            let answers = Arc::clone(&answers);
+            let answer = move |request: &_| answers.answer(request);
+            background.spawn(probes::serve_with(listener, answer, stop_background.clone()));
+        }
+        let (ctx, issued) = (Arc::clone(&ctx), Arc::clone(&issued));
+        let keep = async move { acme::keep(settings, answers, issued, &ctx.metrics).await };
+        background.spawn(stop_background.clone().run_until_cancelled_owned(keep));
+    }
     let renewal = {
         let (ctx, readiness) = (Arc::clone(&ctx), Arc::clone(&readiness));
+        let issued = Arc::clone(&issued);
         async move {
-            reload::keep(store, configured, &ctx.tls, &ctx.metrics, &readiness, hangup).await;
+            let tls = &ctx.tls;
+            reload::keep(store, configured, tls, &ctx.metrics, &readiness, hangup, &issued).await;
         }
     };
     background.spawn(stop_background.clone().run_until_cancelled_owned(renewal));
@@ -156,6 +173,8 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
 struct Listeners {
     imap: Vec<TcpListener>,
     metrics: Option<TcpListener>,
+    /// For the challenges of ACME.
+    acme: Option<TcpListener>,
 }
 
 fn bind_all(settings: &Settings) -> Result<Listeners, Error> {
@@ -169,7 +188,11 @@ fn bind_all(settings: &Settings) -> Result<Listeners, Error> {
         .as_ref()
         .map(|metrics| bind(metrics.address, "metrics.address"))
         .transpose()?;
-    Ok(Listeners { imap, metrics })
+    let acme = match settings.tls.acme.as_ref().map(|acme| &acme.challenge) {
+        Some(Challenge::Http01 { address }) => Some(bind(*address, "tls.acme.http_address")?),
+        _ => None,
+    };
+    Ok(Listeners { imap, metrics, acme })
 }
 
 /// Raises the descriptor limit as far as it goes and keeps the number of sessions within it: two descriptors each, and

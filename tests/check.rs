@@ -124,7 +124,7 @@ fn files_that_are_no_configuration() {
             &[
                 "1:1: missing key `backend`: a section with `servers`",
                 "1:1: missing key `listen`: a list with at least one item",
-                "1:1: missing key `tls`: a section with `certificates` or `self_signed`",
+                "1:1: missing key `tls`: a section with `certificates`, `acme` or `self_signed`",
             ],
         ),
         (and("---\nlisten: []"), &["10:1: a second document begins here, a configuration is one"]),
@@ -260,13 +260,56 @@ fn addresses_that_get_in_each_others_way() {
     ]);
 }
 
+fn acme(keys: &str) -> String {
+    format!("acme: {{ storage: /nowhere/acme, {keys} }}")
+}
+
 #[test]
 fn certificates() {
     let own = "self_signed:\n    names: [mail.example.org]\n    dir: \"${DIR}\"";
     table(&[
         (
             with(own, "min_version: \"1.3\""),
-            &["4:3: `tls` needs `certificates` (your own) or `self_signed` (made here), or both"],
+            &[
+                "4:3: `tls` needs `certificates` (your own), `acme` (from a CA) or `self_signed` (made here)",
+            ],
+        ),
+        (
+            with(own, "acme: { names: [a.example], storage: /nowhere/acme }"),
+            &["4:9: missing key `terms_agreed` in `acme`: true or false"],
+        ),
+        (
+            with(
+                own,
+                &acme(
+                    "terms_agreed: false, contact: [a@b.example], names: ['*.b.example', 192.0.2.1]",
+                ),
+            ),
+            &[
+                "4:49: `terms_agreed` must be true: read the CA's terms of service, and agree to them or use no ACME",
+                "4:66: expected a contact such as mailto:postmaster@example.org, found `a@b.example`; write mailto: before it",
+                "4:88: `*.b.example` needs `challenge: dns-01`: no other shows that all names below are yours",
+                "4:103: `192.0.2.1` is an address; ACME is for DNS names here",
+            ],
+        ),
+        (
+            with(own, &acme("terms_agreed: true, names: [b.example], challenge: dns-01")),
+            &["4:3: `challenge: dns-01` needs `dns_hook`, a program that sets TXT records"],
+        ),
+        (
+            with(
+                own,
+                &acme("terms_agreed: true, names: [b.example], directory: 'http://ca.example/'"),
+            ),
+            &[
+                "4:86: expected an https URL such as https://acme-v02.api.letsencrypt.org/directory, found `http://ca.example/`",
+            ],
+        ),
+        (
+            with(own, &acme("terms_agreed: true, names: [b.example], challenge: tls-alpn-01")),
+            &[
+                "4:3: `challenge: tls-alpn-01` is not supported; use http-01, or dns-01 where port 80 can't be had",
+            ],
         ),
         (
             with(own, "certificates: { cert: a, key: b }"),

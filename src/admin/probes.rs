@@ -1,4 +1,5 @@
-//! The HTTP listener that Prometheus and orchestrators ask: `/metrics`, `/healthz`, `/readyz`.
+//! The HTTP listener that Prometheus and orchestrators ask: `/metrics`, `/healthz`, `/readyz`; by [`serve_with`] also
+//! one with other answers.
 //!
 //! In: a bound listener. Out: answers to GET and HEAD (HTTP/1.1, RFC 9112), nothing else.
 //! Limits: 16 connections at once (one more ends the oldest, so that idle ones keep nobody out), 10 s for a request's head (which is also how
@@ -56,16 +57,27 @@ pub async fn serve(
     readiness: Arc<Readiness>,
     stop: CancellationToken,
 ) {
-    serve_within(LIMITS, listener, registry, readiness, stop).await;
+    let answer = move |request: &_| answer(request, &registry, &readiness, SystemTime::now());
+    serve_with(listener, answer, stop).await;
 }
+
+/// As [`serve`], with answers of somebody else's.
+pub async fn serve_with(listener: TcpListener, answer: impl Answer, stop: CancellationToken) {
+    serve_within(LIMITS, listener, answer, stop).await;
+}
+
+/// Answers a request without waiting for anything.
+pub trait Answer: Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Send + Sync + 'static {}
+
+impl<F: Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Send + Sync + 'static> Answer for F {}
 
 async fn serve_within(
     limits: Limits,
     listener: TcpListener,
-    registry: Registry,
-    readiness: Arc<Readiness>,
+    answer: impl Answer,
     stop: CancellationToken,
 ) {
+    let answer = Arc::new(answer);
     let mut places: VecDeque<AbortHandle> = VecDeque::new();
     let tasks = TaskTracker::new();
     loop {
@@ -75,8 +87,7 @@ async fn serve_within(
         };
         match accepted {
             Ok((socket, _)) => {
-                let (registry, readiness) = (registry.clone(), Arc::clone(&readiness));
-                let stop = stop.clone();
+                let (answer, stop) = (Arc::clone(&answer), stop.clone());
                 places.retain(|place| !place.is_finished());
                 if places.len() >= limits.connections
                     && let Some(oldest) = places.pop_front()
@@ -84,13 +95,13 @@ async fn serve_within(
                     oldest.abort();
                 }
                 let answers = tasks.spawn(async move {
-                    answer_all(socket, limits, &registry, &readiness, &stop).await;
+                    answer_all(socket, limits, &*answer, &stop).await;
                 });
                 places.push_back(answers.abort_handle());
             }
             // Out of descriptors, or a client that is gone already. Trying at once would only burn a core.
             Err(error) => {
-                tracing::debug!(%error, "metrics listener: accept failed");
+                tracing::debug!(%error, "HTTP listener: accept failed");
                 tokio::select! {
                     () = stop.cancelled() => break,
                     () = sleep(Duration::from_millis(100)) => {}
@@ -106,12 +117,11 @@ async fn serve_within(
 async fn answer_all(
     socket: TcpStream,
     limits: Limits,
-    registry: &Registry,
-    readiness: &Readiness,
+    answer: &impl Answer,
     stop: &CancellationToken,
 ) {
     let service = service_fn(|request: Request<Incoming>| {
-        let response = answer(&request, registry, readiness, SystemTime::now());
+        let response = answer(&request);
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
@@ -171,7 +181,7 @@ fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
     response
 }
 
-fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
+pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
     let mut response = Response::new(Full::new(body.into()));
     *response.status_mut() = status;
     let headers = response.headers_mut();
@@ -206,8 +216,9 @@ mod tests {
                 .unwrap();
             let readiness = Arc::new(Readiness::new(["legacy:143".to_owned()]));
             let stop = CancellationToken::new();
-            let served =
-                serve_within(limits, listener, registry, Arc::clone(&readiness), stop.clone());
+            let known = Arc::clone(&readiness);
+            let answer = move |request: &_| answer(request, &registry, &known, SystemTime::now());
+            let served = serve_within(limits, listener, answer, stop.clone());
             Self { address, readiness, stop, task: tokio::spawn(served) }
         }
 

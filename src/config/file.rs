@@ -5,6 +5,7 @@
 //! at work and is held against this by a test. The rest of the crate sees only [`super::Settings`].
 //! Not here: rules across keys (`rules`), how a value is written (`values`).
 
+use super::acme::{ChallengeKind, Contact, DirectoryUrl, Flag, Token};
 use super::addresses::{CertificateName, ListenAddress};
 use super::read::{At, Several, Tried, section};
 use super::settings::{CertificateSource, HostPort, ListenTls, LogFormat, MinVersion, UnknownName};
@@ -53,15 +54,19 @@ section! {
 }
 
 section! {
-    /// `certificates`, `self_signed` or both: the certificates of the files are served, and the
-    /// self-made one for as long as none of those files exists.
-    #[schemars(extend("anyOf" = [{ "required": ["certificates"] }, { "required": ["self_signed"] }]))]
-    pub struct Tls is "a section with `certificates` or `self_signed`" {
+    /// `certificates`, `acme`, `self_signed` or several: the certificates of the files and of ACME are
+    /// served, and the self-made one for as long as there is none of those.
+    #[schemars(extend("anyOf" = [
+        { "required": ["certificates"] }, { "required": ["acme"] }, { "required": ["self_signed"] }
+    ]))]
+    pub struct Tls is "a section with `certificates`, `acme` or `self_signed`" {
         /// Certificates and their keys, chosen by the name that a client asks for. The first is
         /// served to clients that name no server.
         pub certificates: Option<Tried<Several<CertificateSource>>>,
         /// A certificate that the proxy makes, signed by a CA that it makes too.
         pub self_signed: Option<Tried<SelfSigned>>,
+        /// A certificate that the proxy orders from a CA by ACME, and renews.
+        pub acme: Option<Tried<Acme>>,
         /// For a client that asks for a name which no certificate has: `default`, the first
         /// certificate, or `refuse`, alert 112 (unrecognized_name).
         pub unknown_name: UnknownName = "default",
@@ -126,6 +131,47 @@ section! {
         pub names: Several<CertificateName>,
         /// A directory that the proxy may write: CA, certificate and their keys.
         pub dir: FilePath,
+    }
+}
+
+section! {
+    /// What to order, where, and how to show that the names are ours. Until the first order is done a
+    /// self-made certificate is served.
+    pub struct Acme is "a section with `names`, `storage` and `terms_agreed`" {
+        /// The CA's directory (RFC 8555 §7.1.1).
+        pub directory: DirectoryUrl = "https://acme-v02.api.letsencrypt.org/directory",
+        /// Whether you agree to the terms of service of that CA; it must be true.
+        pub terms_agreed: At<Flag>,
+        /// Where the CA reaches you, told when the account is made: `mailto:` addresses.
+        pub contact: Vec<Contact>,
+        /// DNS names, all in one certificate. One with `*` as its first label needs dns-01.
+        pub names: Several<At<CertificateName>>,
+        /// How the CA is shown that the names are ours: http-01, tls-alpn-01 or dns-01.
+        pub challenge: ChallengeKind = "http-01",
+        /// For http-01: where its requests arrive. The CA asks on port 80 of every name; forward that
+        /// port, or just the path /.well-known/acme-challenge/, to another address if you like.
+        pub http_address: At<ListenAddress> = "[::]:80",
+        /// For dns-01: a program that is run with `present` or `cleanup`, the name of a TXT record
+        /// and its value, and that ends when the record is (or need no longer be) visible.
+        pub dns_hook: Option<FilePath>,
+        /// A directory that the proxy may write: account, keys and certificates.
+        pub storage: FilePath,
+        /// PEM file with CAs that may vouch for the directory's own HTTPS, besides the system's.
+        pub ca: Option<FilePath>,
+        /// The CA's profile for the certificate, such as `shortlived`. Without this key the CA chooses.
+        pub profile: Option<Token>,
+        /// What ties the account to one that you have at the CA, if the CA wants that.
+        pub external_account: Option<ExternalAccount>,
+    }
+}
+
+section! {
+    /// An external account binding (RFC 8555 §7.3.4), as the CA gave it to you.
+    pub struct ExternalAccount is "a section with `id` and `key_file`" {
+        /// The key's id.
+        pub id: Token,
+        /// A file with the HMAC key, base64url; nobody else should be able to read it.
+        pub key_file: FilePath,
     }
 }
 

@@ -4,7 +4,7 @@
 //! every mistake with its line, its column and what would be right. [`load`] is the only way in.
 //!
 //! The way of a file: `yaml` (text to tree), `env` (variables into scalars), `read` with `file`,
-//! `values` and `addresses` (tree to sections), `rules` (what concerns several values; sections to
+//! `values`, `addresses` and `acme` (tree to sections), `rules` (what concerns several values; sections to
 //! settings).
 //! Nothing gives up at a mistake; `mistakes` collects them and prints them.
 //! Limits: a file of [`MAX_LEN`] bytes; aliases are refused, so the tree is no larger than the file.
@@ -19,6 +19,8 @@ mod rules;
 mod values;
 
 mod addresses;
+
+mod acme;
 
 mod read;
 

@@ -5,10 +5,11 @@
 
 use std::net::{IpAddr, SocketAddr};
 
-use super::addresses::ListenAddress;
+use super::acme::{ChallengeKind, Flag};
+use super::addresses::{CertificateName, ListenAddress};
 use super::file::{self, File};
 use super::mistakes::{Mark, Mistakes};
-use super::read::At;
+use super::read::{At, Tried};
 use super::settings::{self, Settings};
 use super::values::{ClientAuthMode, OnOff};
 use crate::tls::policy;
@@ -18,7 +19,7 @@ pub fn apply(file: &File, mistakes: &mut Mistakes) -> Option<Settings> {
     let listen: &[file::Listen] = file.listen.0.as_ref().map_or(&[], |several| &several.0);
     let servers: &[file::Server] =
         file.backend.0.as_ref().map_or(&[], |backend| &backend.servers.0);
-    addresses(listen, file.metrics.as_ref(), mistakes);
+    addresses(listen, file.metrics.as_ref(), acme_section(&file.tls), mistakes);
     loops(listen, servers, mistakes);
     let tls = file.tls.0.as_ref().map(|at| tls(at, mistakes));
     let backend = file.backend.0.as_ref().map(|section| backend(section, mistakes));
@@ -47,12 +48,15 @@ pub fn files(section: &At<file::Tls>) -> Option<settings::Tls> {
         return None; // with it a certificate may be missing, and what it would make nobody knows
     }
     let tls = tls(section, &mut Mistakes::default());
-    (!tls.certificates.is_empty() || tls.self_signed.is_some()).then_some(tls)
+    if section.value.acme.is_some() && tls.acme.is_none() {
+        return None; // likewise
+    }
+    (!tls.certificates.is_empty() || tls.self_signed.is_some() || tls.acme.is_some()).then_some(tls)
 }
 
 fn tls(At { mark, value }: &At<file::Tls>, mistakes: &mut Mistakes) -> settings::Tls {
-    if value.certificates.is_none() && value.self_signed.is_none() {
-        let what = "`tls` needs `certificates` (your own) or `self_signed` (made here), or both";
+    if value.certificates.is_none() && value.self_signed.is_none() && value.acme.is_none() {
+        let what = "`tls` needs `certificates` (your own), `acme` (from a CA) or `self_signed` (made here)";
         mistakes.add(*mark, what);
     }
     let certificates = value.certificates.as_ref().and_then(|tried| tried.0.as_ref());
@@ -62,6 +66,8 @@ fn tls(At { mark, value }: &At<file::Tls>, mistakes: &mut Mistakes) -> settings:
         names: section.names.0.iter().map(|name| name.0.clone()).collect(),
         dir: section.dir.0.clone(),
     });
+    let acme = value.acme.as_ref().and_then(|tried| tried.0.as_ref());
+    let acme = acme.and_then(|section| acme_settings(section, *mark, mistakes));
     let defaults = settings::Tls::with(certificates);
     let versions = policy::versions(value.min_version);
     let cipher_suites = value.cipher_suites.as_ref().map_or(defaults.cipher_suites, |list| {
@@ -83,6 +89,7 @@ fn tls(At { mark, value }: &At<file::Tls>, mistakes: &mut Mistakes) -> settings:
     settings::Tls {
         certificates: defaults.certificates,
         self_signed,
+        acme,
         unknown_name: value.unknown_name,
         min_version: value.min_version,
         cipher_suites,
@@ -103,6 +110,74 @@ fn tls(At { mark, value }: &At<file::Tls>, mistakes: &mut Mistakes) -> settings:
             }
         }),
     }
+}
+
+/// `mark` is the section's.
+fn acme_settings(
+    section: &file::Acme,
+    mark: Mark,
+    mistakes: &mut Mistakes,
+) -> Option<settings::Acme> {
+    let before = mistakes.count();
+    let At { mark: agreed_at, value: Flag(agreed) } = section.terms_agreed;
+    if !agreed {
+        let what = "`terms_agreed` must be true: read the CA's terms of service, and agree to them or use no ACME";
+        mistakes.add(agreed_at, what);
+    }
+    let mut names = Vec::new();
+    for At { mark, value: CertificateName(name) } in &section.names.0 {
+        let name = name.trim_end_matches('.').to_ascii_lowercase();
+        if name.parse::<IpAddr>().is_ok() {
+            let what = format!("`{name}` is an address; ACME is for DNS names here");
+            mistakes.add(*mark, what);
+        } else if name.starts_with("*.") && section.challenge != ChallengeKind::Dns01 {
+            let what = format!(
+                "`{name}` needs `challenge: dns-01`: no other shows that all names below are yours"
+            );
+            mistakes.add(*mark, what);
+        } else if !names.contains(&name) {
+            names.push(name);
+        }
+    }
+    let challenge = match (section.challenge, &section.dns_hook) {
+        (ChallengeKind::Http01, _) => {
+            Some(settings::Challenge::Http01 { address: section.http_address.value.0 })
+        }
+        (ChallengeKind::Dns01, Some(hook)) => {
+            Some(settings::Challenge::Dns01 { hook: hook.0.clone() })
+        }
+        (ChallengeKind::Dns01, None) => {
+            mistakes
+                .add(mark, "`challenge: dns-01` needs `dns_hook`, a program that sets TXT records");
+            None
+        }
+        (ChallengeKind::TlsAlpn01, _) => {
+            let what = "`challenge: tls-alpn-01` is not supported; use http-01, or dns-01 where port 80 can't be had";
+            mistakes.add(mark, what);
+            None
+        }
+    };
+    let external = section.external_account.as_ref().map(|at| settings::ExternalAccount {
+        id: at.id.0.clone(),
+        key_file: at.key_file.0.clone(),
+    });
+    if mistakes.count() > before || names.is_empty() {
+        return None;
+    }
+    Some(settings::Acme {
+        directory: section.directory.0.clone(),
+        contact: section.contact.iter().map(|contact| contact.0.clone()).collect(),
+        names,
+        challenge: challenge?,
+        storage: section.storage.0.clone(),
+        ca: section.ca.as_ref().map(|path| path.0.clone()),
+        profile: section.profile.as_ref().map(|name| name.0.clone()),
+        external_account: external,
+    })
+}
+
+fn acme_section(tls: &Tried<At<file::Tls>>) -> Option<&file::Acme> {
+    tls.0.as_ref()?.value.acme.as_ref()?.0.as_ref()
 }
 
 /// Each version that is spoken needs something out of `key` that works with it: the version is agreed on
@@ -182,8 +257,15 @@ fn timeouts(section: &file::Timeouts) -> settings::Timeouts {
 }
 
 /// Two listeners must not ask the system for the same address and port.
-fn addresses(listen: &[file::Listen], metrics: Option<&file::Metrics>, mistakes: &mut Mistakes) {
-    let all = listen.iter().map(|at| &at.address).chain(metrics.map(|at| &at.address));
+fn addresses(
+    listen: &[file::Listen],
+    metrics: Option<&file::Metrics>,
+    acme: Option<&file::Acme>,
+    mistakes: &mut Mistakes,
+) {
+    let acme = acme.filter(|acme| acme.challenge == ChallengeKind::Http01);
+    let others = metrics.map(|at| &at.address).into_iter().chain(acme.map(|at| &at.http_address));
+    let all = listen.iter().map(|at| &at.address).chain(others);
     let mut taken: Vec<(SocketAddr, Mark)> = Vec::new();
     for &At { mark, value: ListenAddress(address) } in all {
         if let Some((other, at)) = taken.iter().find(|(other, _)| collide(*other, address)) {

@@ -47,9 +47,11 @@ pub enum ListenTls {
 pub struct Tls {
     /// Named by the operator. The first pair of the first one is served to clients that name no server.
     pub certificates: Vec<CertificateSource>,
-    /// Made by ourselves. With `certificates` as well it is what serves while none of their files
-    /// exists. At least one of the two is set.
+    /// Made by ourselves. With `certificates` or `acme` as well it is what serves while there is none
+    /// of theirs. At least one of the three is set.
     pub self_signed: Option<SelfSigned>,
+    /// Ordered from a CA.
+    pub acme: Option<Acme>,
     pub unknown_name: UnknownName,
     pub min_version: MinVersion,
     /// Best first; for every version that is spoken there is at least one, as there is in `groups`.
@@ -67,6 +69,7 @@ impl Tls {
         Self {
             certificates,
             self_signed: None,
+            acme: None,
             unknown_name: UnknownName::Default,
             min_version: MinVersion::Tls12,
             cipher_suites: policy::default_suites(),
@@ -130,6 +133,42 @@ pub struct SelfSigned {
     pub names: Vec<String>,
     /// Where the CA, the leaf and their keys are kept.
     pub dir: PathBuf,
+}
+
+/// A certificate from a CA by ACME (RFC 8555).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Acme {
+    /// An https URL.
+    pub directory: String,
+    /// `mailto:` URLs.
+    pub contact: Vec<String>,
+    /// DNS names in lower case, each once; never empty. Wildcards only with [`Challenge::Dns01`].
+    pub names: Vec<String>,
+    pub challenge: Challenge,
+    /// A directory for account, keys and certificates.
+    pub storage: PathBuf,
+    /// CAs, PEM, that are trusted for the directory besides the system's.
+    pub ca: Option<PathBuf>,
+    /// In the CA's words.
+    pub profile: Option<String>,
+    pub external_account: Option<ExternalAccount>,
+}
+
+/// How the CA is shown that names are ours.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Challenge {
+    /// By a listener that answers HTTP.
+    Http01 { address: SocketAddr },
+    /// By a program that publishes TXT records.
+    Dns01 { hook: PathBuf },
+}
+
+/// What ties an ACME account to another one (RFC 8555 §7.3.4).
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ExternalAccount {
+    pub id: String,
+    /// Holds an HMAC key, base64url.
+    pub key_file: PathBuf,
 }
 
 /// The oldest TLS version that is spoken.

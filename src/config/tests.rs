@@ -107,7 +107,8 @@ fn the_documented_file_shows_every_key_at_its_default() {
     assert_eq!(documented.metrics, metrics);
     let same = |settings: Settings| format!("{:?}", Settings { metrics: None, ..settings });
     assert_eq!(same(documented), same(smallest));
-    assert!(good(&documented_in_full()).tls.self_signed.is_some());
+    let full = good(&documented_in_full()).tls;
+    assert!(full.self_signed.is_some() && full.acme.is_some());
 
     let tree: Value = serde_yaml::from_str(&documented_in_full()).unwrap();
     every_key(&schema(), &tree, "");
@@ -179,6 +180,7 @@ fn same(ours: &yaml::Node, theirs: &Value) {
         }
         (yaml::Kind::Scalar(ours), Value::String(theirs)) => assert_eq!(ours, theirs),
         (yaml::Kind::Scalar(ours), Value::Number(theirs)) => assert_eq!(*ours, theirs.to_string()),
+        (yaml::Kind::Scalar(ours), Value::Bool(theirs)) => assert_eq!(*ours, theirs.to_string()),
         other => panic!("{other:?}"),
     }
 }

@@ -57,7 +57,7 @@ pub fn patterned(pattern: &str) -> Schema {
 }
 
 /// One of `words`, or a text that holds a variable.
-fn worded(words: &[&str]) -> Schema {
+pub fn worded(words: &[&str]) -> Schema {
     json_schema!({ "anyOf": [{ "enum": words }, { "type": "string", "pattern": r"\$\{" }] })
 }
 
@@ -278,7 +278,7 @@ impl Read for Capability {
 schema!([] Capability, _generator => patterned(r#"[!#$&'+-\[^-z|}~]+"#));
 
 /// Reads one of a few words.
-fn word<T: Read + Clone>(
+pub fn word<T: Read + Clone>(
     node: &Node,
     mistakes: &mut Mistakes,
     words: &[&'static str],

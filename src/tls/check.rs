@@ -12,7 +12,8 @@ use super::certificate::Pair;
 use super::complaints::{Complaint, Grade, complaints};
 use super::directory::Dir;
 use super::pairs::Source as _;
-use super::{certificate, chain, client_auth, key_mode, policy, self_signed, store, tickets, unix};
+use super::{acme, certificate, chain, client_auth, key_mode, policy, self_signed};
+use super::{store, tickets, unix};
 use crate::config::settings::{self, CertificateFiles, CertificateSource, MinVersion};
 
 /// How bad a [`Finding`] is.
@@ -51,6 +52,12 @@ pub(super) fn check_at(settings: &settings::Tls, now: i64) -> Vec<Finding> {
     }
     if !stand_in && let Some(text) = unusable_with_tls12(settings, now) {
         say(Severity::Warning, text);
+    }
+    if let Some(acme) = &settings.acme {
+        acme::check(acme, &mut say);
+        if !stand_in {
+            check_issued(acme, now, &mut say);
+        }
     }
     if let Some(made) = &settings.self_signed {
         // While others serve it is not needed, but one day it may be.
@@ -104,6 +111,22 @@ fn check_files(files: &CertificateFiles, now: i64, say: &mut impl FnMut(Severity
     }
     if let Some((severity, text)) = key_mode(&files.key) {
         say(severity, text);
+    }
+}
+
+/// What was ordered before. That it can't be used is no reason not to start: another is ordered.
+fn check_issued(acme: &settings::Acme, now: i64, say: &mut impl FnMut(Severity, String)) {
+    for found in acme::Issued::new(acme).look(now) {
+        let shown = found.id.display();
+        match &found.pair {
+            Err(why) => say(Severity::Warning, format!("{why}; a new one will be ordered")),
+            Ok(pair) => complaints(&pair.chain, now).iter().for_each(|complaint| {
+                say(Severity::Warning, format!("{shown}: {}", complaint.text))
+            }),
+        }
+        if let Some((severity, text)) = found.key.as_deref().and_then(key_mode) {
+            say(severity, text);
+        }
     }
 }
 

@@ -213,7 +213,7 @@ fn pair_up(files: &[PathBuf]) -> Vec<Found> {
         let pair = certificate::pair(certs, key, &path, key_path);
         let pair = pair.map(Arc::new).map_err(|error| chain(&error));
         let key = Some(key_path.clone());
-        found.push(Found { id: path, key, pair, not_after: Some(end), notice: Vec::new() });
+        found.push(Found { key, pair, not_after: Some(end), ..failed(&path, String::new()) });
     }
     let of_chains = wrong.into_iter().filter(|(_, is_key, _)| !(lonely && *is_key));
     found.extend(of_chains.map(|(path, _, why)| failed(path, why)));

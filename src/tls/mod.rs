@@ -7,11 +7,11 @@
 //! is served), stateless tickets ([`tickets`]), client certificates where wanted ([`client_auth`]), no 0-RTT, no key log.
 //!
 //! ```text
-//! pairs, self_signed ── Found ──▶ store ── Index ──▶ names ◀── ClientHello
-//!                                   ▲
-//!                       watch ──▶ reload ──▶ log, metrics, readiness
-//!                                   ▼
-//!           tickets, client_auth ─▶ config ── ServerConfig ──▶ handshakes
+//! pairs, self_signed, acme ── Found ──▶ store ── Index ──▶ names ◀── ClientHello
+//!                                         ▲
+//!                             watch ──▶ reload ──▶ log, metrics, readiness
+//!                                         ▼
+//!                 tickets, client_auth ─▶ config ── ServerConfig ──▶ handshakes
 //! ```
 //!
 //! A private key that others may read is an error in [`check()`] if that is everybody, and a warning if it is a
@@ -34,6 +34,8 @@ pub mod pairs;
 mod directory;
 
 pub mod self_signed;
+
+pub mod acme;
 
 pub mod store;
 
@@ -65,7 +67,7 @@ pub enum Error {
     /// One line for each certificate that can't be used.
     #[error("{}", .0.join("\n"))]
     Unusable(Vec<String>),
-    #[error("no certificate is configured; set tls.certificates or tls.self_signed")]
+    #[error("no certificate is configured; set tls.certificates, tls.acme or tls.self_signed")]
     Nothing,
     #[error(transparent)]
     Tickets(#[from] tickets::Error),

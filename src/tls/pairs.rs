@@ -30,11 +30,13 @@ pub struct Found {
     pub not_after: Option<i64>,
     /// To be logged as warnings.
     pub notice: Vec<String>,
+    /// It takes the place of what is served also if it expires earlier or has fewer names.
+    pub meant: bool,
 }
 
 /// Where pairs come from: one entry of the configuration.
 pub trait Source: Send {
-    /// Everything that is there at `now` (unix seconds); never empty. It reads files and may wait for another
+    /// Everything that is there at `now` (unix seconds); empty only while it [is absent](Self::is_absent). It reads files and may wait for another
     /// process's lock, so not on a thread that serves clients.
     fn look(&mut self, now: i64) -> Vec<Found>;
 
@@ -126,7 +128,7 @@ impl Source for Files {
             }
         };
         let key = Some(key.clone());
-        let found = vec![Found { id: cert.clone(), key, pair, not_after, notice: Vec::new() }];
+        let found = vec![Found { key, pair, not_after, ..failed(cert, String::new()) }];
         self.seen = Some(Seen::new(stamps, found.clone(), now));
         found
     }
@@ -147,7 +149,8 @@ pub fn is_there(path: &Path) -> bool {
 }
 
 pub fn failed(id: &Path, text: String) -> Found {
-    Found { id: id.to_owned(), key: None, pair: Err(text), not_after: None, notice: Vec::new() }
+    let pair = Err(text);
+    Found { id: id.to_owned(), key: None, pair, not_after: None, notice: Vec::new(), meant: false }
 }
 
 /// What the proxy makes and renews itself.
@@ -191,7 +194,7 @@ impl Source for Made {
         self.renew_at = made.renew_at.max(now + DAY);
         let not_after = Some(made.pair.chain[0].not_after);
         let (key, pair) = (Some(dir.join("privkey.pem")), Ok(Arc::new(made.pair)));
-        let found = vec![Found { id, key, pair, not_after, notice }];
+        let found = vec![Found { id, key, pair, not_after, notice, meant: false }];
         // Our own writing just now is no change.
         self.seen = Some(Seen::new(stamps(&self.files()), found.clone(), now));
         found

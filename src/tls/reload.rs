@@ -11,6 +11,7 @@ use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use strum::VariantArray as _;
 use tokio::signal::unix::Signal;
+use tokio::sync::Notify;
 use tokio::time::sleep;
 
 use super::config::{Configured, Fresh, Part, Reread};
@@ -23,7 +24,8 @@ use crate::metrics::Metrics;
 /// How often files and ages are looked at, whatever the file system says.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// Runs until it is dropped. `serving`: what new handshakes go by.
+/// Runs until it is dropped. `serving`: what new handshakes go by; `issued` tells of a new certificate before its file
+/// does.
 pub async fn keep(
     mut store: Store,
     mut configured: Configured,
@@ -31,6 +33,7 @@ pub async fn keep(
     metrics: &Metrics,
     readiness: &Readiness,
     mut hangup: Signal,
+    issued: &Notify,
 ) {
     let watched =
         |store: &Store, configured: &Configured| [store.watched(), configured.watched()].concat();
@@ -41,6 +44,7 @@ pub async fn keep(
         let occasion = tokio::select! {
             () = async {}, if missed => Occasion::Watch,
             () = watch.changed() => Occasion::Watch,
+            () = issued.notified() => Occasion::Watch,
             () = sleep(EVERY) => Occasion::Watch,
             Some(()) = hangup.recv() => Occasion::Told,
         };

@@ -537,7 +537,7 @@ fn lock(dir: &Path) -> Result<Option<File>, Error> {
 }
 
 /// The new content or the old one, never a part of it, and never readable with another mode.
-fn replace(dir: &Path, file: &str, content: &[u8], mode: u32) -> io::Result<()> {
+pub(super) fn replace(dir: &Path, file: &str, content: &[u8], mode: u32) -> io::Result<()> {
     let temporary = dir.join(format!(".{file}.new"));
     match fs::remove_file(&temporary) {
         Err(error) if error.kind() != io::ErrorKind::NotFound => return Err(error),

@@ -16,13 +16,14 @@ use std::time::SystemTime;
 
 use rustls::SignatureAlgorithm;
 
+use super::acme::{Issued, Storage};
 use super::certificate::Pair;
 use super::complaints::{self, Grade};
 use super::directory::Dir;
 use super::names::{self, Index, Names, server_names};
 use super::pairs::{Files, Found, Made, Source, is_there};
 use super::{Error, key_mode, unix};
-use crate::config::settings::{self, CertificateSource};
+use crate::config::settings::{self, CertificateSource, SelfSigned};
 
 /// Everything that serves.
 pub struct Store {
@@ -96,7 +97,7 @@ pub struct Expiry {
 
 impl Store {
     pub fn new(settings: &settings::Tls) -> Self {
-        let mut stand_in = settings.self_signed.clone().map(Made::new);
+        let mut stand_in = stand_in(settings).map(Made::new);
         let mut sources = sources(settings);
         if sources.is_empty()
             && let Some(made) = stand_in.take()
@@ -322,9 +323,9 @@ impl Slot {
             (Err(why), _) => Some(why.clone()),
             (Ok(new), Some(old)) if old.is_as(new) => None,
             (Ok(new), old) => {
-                let worse = old
-                    .as_ref()
-                    .and_then(|old| complaints::worse(&old.chain, &new.chain, now, told));
+                let worse = old.as_ref().and_then(|old| {
+                    complaints::worse(&old.chain, &new.chain, now, told || found.meant)
+                });
                 if worse.is_none() {
                     taken = Some(Arc::clone(new));
                 }
@@ -364,12 +365,23 @@ pub fn sources(settings: &settings::Tls) -> Vec<Box<dyn Source>> {
             CertificateSource::Dir(dir) => Box::new(Dir::new(dir)),
         }
     };
-    settings.certificates.iter().map(source).collect()
+    let issued =
+        settings.acme.iter().map(|acme| -> Box<dyn Source> { Box::new(Issued::new(acme)) });
+    settings.certificates.iter().map(source).chain(issued).collect()
+}
+
+/// What is made here to serve while there is nothing else: as configured, or for what ACME is to bring.
+pub fn stand_in(settings: &settings::Tls) -> Option<SelfSigned> {
+    let made = |acme: &settings::Acme| SelfSigned {
+        names: acme.names.clone(),
+        dir: Storage::stand_in(acme),
+    };
+    settings.self_signed.clone().or_else(|| settings.acme.as_ref().map(made))
 }
 
 /// Whether a self-made certificate has to stand in for those of the operator.
 pub fn needs_stand_in(settings: &settings::Tls) -> bool {
-    settings.self_signed.is_some() && sources(settings).iter().all(|source| source.is_absent())
+    stand_in(settings).is_some() && sources(settings).iter().all(|source| source.is_absent())
 }
 
 /// That a self-made certificate stands in, and for what.
@@ -381,9 +393,17 @@ pub fn stands_in_for(settings: &settings::Tls) -> String {
         CertificateSource::Dir(dir) if is_there(dir) => format!("{} is empty", dir.display()),
         CertificateSource::Dir(dir) => format!("{} does not exist", dir.display()),
     });
+    let mut missing: Vec<_> = missing.collect();
+    let cure = match settings.acme {
+        Some(_) => {
+            missing.push("no ACME order is done yet".to_owned());
+            "what the first order brings is served at once"
+        }
+        None => "put a certificate and its key there, they are served at once",
+    };
     format!(
-        "{}, so a SELF-MADE CERTIFICATE is served and mail clients will warn; put a certificate and its key there, they are served at once",
-        missing.collect::<Vec<_>>().join(", ")
+        "{}, so a SELF-MADE CERTIFICATE is served and mail clients will warn; {cure}",
+        missing.join(", ")
     )
 }
 

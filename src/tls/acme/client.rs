@@ -1,0 +1,160 @@
+//! HTTPS to the CA, with deadlines and limits (the library has none).
+//!
+//! In: requests of the library. Out: whole answers. It trusts the system's CAs and those of `tls.acme.ca`, and looks
+//! names up as `backend::dial` does, for a static binary has no getaddrinfo.
+//! Limits: [`STEP`] for one request and all of its answer, [`MAX_ANSWER`] bytes of it.
+
+use std::net::SocketAddr;
+use std::path::Path;
+use std::pin::Pin;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::task::{Context, Poll};
+use std::time::Duration;
+
+use hickory_resolver::TokioResolver;
+use hickory_resolver::config::LookupIpStrategy;
+use hickory_resolver::net::NetError;
+use http_body_util::{BodyExt as _, Limited};
+use hyper::Request;
+use hyper::body::Bytes;
+use hyper::header::RETRY_AFTER;
+use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
+use hyper_util::client::legacy::Client;
+use hyper_util::client::legacy::connect::HttpConnector;
+use hyper_util::client::legacy::connect::dns::Name;
+use hyper_util::rt::TokioExecutor;
+use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
+use rustls::crypto::aws_lc_rs;
+use rustls::{ClientConfig, RootCertStore};
+use tokio::time::timeout;
+use tower_service::Service;
+
+use super::super::{certificate, chain};
+use super::failure::Failure;
+
+const STEP: Duration = Duration::from_secs(30);
+const MAX_ANSWER: usize = 1 << 20;
+
+/// One set of connections to the CA, for the time of an order.
+pub struct Https {
+    client: Client<HttpsConnector<HttpConnector<Dns>>, BodyWrapper<Bytes>>,
+    wait: Arc<AtomicU64>,
+}
+
+/// Finds the CA's addresses.
+#[derive(Clone)]
+struct Dns(TokioResolver);
+
+impl Dns {
+    fn new() -> Result<Self, NetError> {
+        let mut builder = TokioResolver::builder_tokio()?;
+        builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
+        builder.build().map(Self)
+    }
+}
+
+impl Service<Name> for Dns {
+    type Response = std::vec::IntoIter<SocketAddr>;
+    type Error = NetError;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, NetError>> + Send>>;
+
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), NetError>> {
+        Poll::Ready(Ok(()))
+    }
+
+    fn call(&mut self, name: Name) -> Self::Future {
+        let resolver = self.0.clone();
+        Box::pin(async move {
+            let found = resolver.lookup_ip(name.as_str()).await?;
+            // The connector puts the port of the URL in.
+            let addresses: Vec<_> = found.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
+            Ok(addresses.into_iter())
+        })
+    }
+}
+
+/// What the CA has last asked to wait.
+#[derive(Clone, Default)]
+pub struct Wait(Arc<AtomicU64>);
+
+impl Wait {
+    pub fn last(&self) -> Option<Duration> {
+        match self.0.load(Ordering::Relaxed) {
+            0 => None,
+            seconds => Some(Duration::from_secs(seconds)),
+        }
+    }
+}
+
+impl Https {
+    /// Reads the CAs from files: blocking.
+    ///
+    /// # Errors
+    /// `ca` can't be read, or there is no CA at all.
+    pub fn new(ca: Option<&Path>, wait: &Wait) -> Result<Self, Failure> {
+        let mut roots = RootCertStore::empty();
+        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        if let Some(path) = ca {
+            let wrong = |text| Failure::refused(text, "correct tls.acme.ca");
+            for one in certificate::read_chain(path).map_err(|error| wrong(chain(&error)))? {
+                roots.add(one).map_err(|error| wrong(format!("{}: {error}", path.display())))?;
+            }
+        }
+        if roots.is_empty() {
+            return Err(Failure::refused(
+                "no CA is trusted here, so the directory can't be either".to_owned(),
+                "install the package ca-certificates, or name a CA in tls.acme.ca",
+            ));
+        }
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let config = ClientConfig::builder_with_provider(provider)
+            .with_safe_default_protocol_versions()
+            .map_err(|error| Failure::refused(chain(&error), "this is a mistake of the proxy"))?
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        let dns = Dns::new().map_err(|error| {
+            Failure::refused(chain(&error), "see that /etc/resolv.conf names a DNS server")
+        })?;
+        let mut tcp = HttpConnector::new_with_resolver(dns);
+        tcp.enforce_http(false);
+        let connector = HttpsConnectorBuilder::new()
+            .with_tls_config(config)
+            .https_only()
+            .enable_http1()
+            .wrap_connector(tcp);
+        let client = Client::builder(TokioExecutor::new()).build(connector);
+        Ok(Self { client, wait: Arc::clone(&wait.0) })
+    }
+}
+
+impl HttpClient for Https {
+    fn request(
+        &self,
+        request: Request<BodyWrapper<Bytes>>,
+    ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
+        let uri = request.uri().clone();
+        let (sent, wait) = (self.client.request(request), Arc::clone(&self.wait));
+        let exchange = async move {
+            let (parts, body) =
+                sent.await.map_err(|error| Error::Other(error.into()))?.into_parts();
+            let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(Error::Other)?;
+            let body = body.to_bytes();
+            if !parts.status.is_success() {
+                let seconds = parts.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
+                let seconds = seconds.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
+                wait.store(seconds, Ordering::Relaxed);
+                // A problem document says more than its status; anything else says less.
+                if body.first() != Some(&b'{') {
+                    let text = format!("{uri} answered {}", parts.status);
+                    return Err(Error::Other(text.into()));
+                }
+            }
+            Ok(BytesResponse { parts, body: Box::new(body) })
+        };
+        Box::pin(async move {
+            let late = |_| Err(Error::Other(format!("no answer within {STEP:?}").into()));
+            timeout(STEP, exchange).await.unwrap_or_else(late)
+        })
+    }
+}

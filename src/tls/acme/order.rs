@@ -1,0 +1,332 @@
+//! One order, from the account to the certificate in its file (RFC 8555 §7).
+//!
+//! In: settings, and the certificate that is to be replaced. Out: a new key with its certificate in [`Storage`], or
+//! why not. What was published for a challenge is withdrawn in either case.
+//! Limits: [`ORDER`] for all of it, [`DECISION`] for each decision of the CA, and those of `client` and `hook`.
+//! Not here: when (`renewal`), and what is logged and counted (`super`).
+
+use std::path::Path;
+use std::sync::Arc;
+use std::time::Duration;
+
+use base64::Engine as _;
+use base64::engine::general_purpose::{STANDARD_NO_PAD, URL_SAFE_NO_PAD};
+use instant_acme::{
+    Account, AuthorizationStatus, CertificateIdentifier, ChallengeType, Error, ExternalAccountKey,
+    Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
+};
+use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
+use rustls_pki_types::pem::PemObject as _;
+use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use tokio::time::timeout;
+use zeroize::Zeroizing;
+
+use super::super::{certificate, chain};
+use super::blocking;
+use super::client::{Https, Wait};
+use super::failure::Failure;
+use super::hook::{self, Action};
+use super::http::Answers;
+use super::renewal::Window;
+use super::storage::{Storage, is_for};
+use crate::config::settings::{Acme, Challenge, ExternalAccount};
+
+/// All of an order, slow hooks included.
+const ORDER: Duration = Duration::from_mins(20);
+/// The CA checks a name, or issues.
+const DECISION: Duration = Duration::from_mins(3);
+
+const OURS: &str = "this is a mistake of the proxy; report it";
+
+/// What orders are made of.
+pub struct Orders {
+    pub settings: Acme,
+    pub storage: Storage,
+    pub answers: Arc<Answers>,
+}
+
+/// What was published for a challenge.
+enum Published {
+    Token(String),
+    Record { name: String, value: String },
+}
+
+impl Orders {
+    /// Orders a certificate in place of `old` and keeps it.
+    pub async fn order(&self, old: Option<&CertificateDer<'static>>) -> Result<(), Failure> {
+        let wait = Wait::default();
+        let mut published = Vec::new();
+        let result = match timeout(ORDER, self.attempt(old, &wait, &mut published)).await {
+            Ok(result) => result,
+            Err(_) => Err(Failure::passing(
+                format!("the order was not done within {ORDER:?}"),
+                "nothing to do yet; if it goes on, look at the CA's status page",
+            )),
+        };
+        for one in published {
+            self.withdraw(one).await;
+        }
+        result.map_err(|failure| Failure { wait: wait.last(), ..failure })
+    }
+
+    /// What the CA suggests for `certificate`, and when to ask again; `None` if it makes no suggestions.
+    pub async fn suggestion(
+        &self,
+        certificate: &CertificateDer<'static>,
+    ) -> Result<Option<(Window, Duration)>, Failure> {
+        let Ok(id) = CertificateIdentifier::try_from(certificate) else { return Ok(None) };
+        let Some(account) = self.known_account(&Wait::default()).await? else { return Ok(None) };
+        match account.renewal_info(&id).await {
+            Ok((info, again)) => {
+                let window = info.suggested_window;
+                let (start, end) = (window.start.unix_timestamp(), window.end.unix_timestamp());
+                Ok(Some((Window { start, end }, again)))
+            }
+            Err(Error::Unsupported(_)) => Ok(None),
+            Err(error) => Err(error.into()),
+        }
+    }
+
+    async fn attempt(
+        &self,
+        old: Option<&CertificateDer<'static>>,
+        wait: &Wait,
+        published: &mut Vec<Published>,
+    ) -> Result<(), Failure> {
+        let account = match self.known_account(wait).await? {
+            Some(account) => account,
+            None => self.new_account(wait).await?,
+        };
+        let mut order = match self.new_order(&account, old).await {
+            Err(failure) if failure.no_account => {
+                tracing::warn!("the CA does not know our ACME account any more: a new one is made");
+                let storage = self.storage.clone();
+                blocking(move || storage.forget_account()).await?;
+                let account = self.new_account(wait).await?;
+                self.new_order(&account, None).await?
+            }
+            other => other?,
+        };
+        self.answer_challenges(&mut order, published).await?;
+        let patience = RetryPolicy::new().backoff(1.5).timeout(DECISION);
+        match order.poll_ready(&patience).await {
+            Ok(OrderStatus::Invalid) | Err(Error::Api(_)) => {
+                let unknown = || Failure::refused("the CA refused the order".into(), "ask the CA");
+                return Err(refusal(&mut order).await.unwrap_or_else(unknown));
+            }
+            Ok(_) => {}
+            Err(error) => return Err(error.into()),
+        }
+        let (key, request) =
+            self.request().map_err(|error| Failure::refused(chain(&error), OURS))?;
+        order.finalize_csr(&request).await?;
+        let pem = order.poll_certificate(&patience).await?;
+        self.keep(key, pem).await
+    }
+
+    /// # Errors
+    /// The directory can't be read, or the file of the account.
+    async fn known_account(&self, wait: &Wait) -> Result<Option<Account>, Failure> {
+        let storage = self.storage.clone();
+        let Some(credentials) = blocking(move || storage.account()).await? else {
+            return Ok(None);
+        };
+        let builder = Account::builder_with_http(self.https(wait).await?);
+        Ok(Some(builder.from_credentials(credentials).await?))
+    }
+
+    async fn new_account(&self, wait: &Wait) -> Result<Account, Failure> {
+        let external = match self.settings.external_account.clone() {
+            None => None,
+            Some(ExternalAccount { id, key_file }) => {
+                let key = blocking(move || external_key(&key_file)).await;
+                let key = key.map_err(|text| {
+                    Failure::refused(text, "correct tls.acme.external_account.key_file")
+                })?;
+                Some(ExternalAccountKey::new(id, &key))
+            }
+        };
+        let contact: Vec<&str> = self.settings.contact.iter().map(String::as_str).collect();
+        // That they are agreed to was checked with the configuration.
+        let wanted = NewAccount {
+            contact: &contact,
+            terms_of_service_agreed: true,
+            only_return_existing: false,
+        };
+        let builder = Account::builder_with_http(self.https(wait).await?);
+        let directory = self.settings.directory.clone();
+        let (account, credentials) = builder.create(&wanted, directory, external.as_ref()).await?;
+        let storage = self.storage.clone();
+        blocking(move || storage.keep_account(&credentials)).await?;
+        tracing::info!(account = account.id(), "ACME account made");
+        Ok(account)
+    }
+
+    async fn https(&self, wait: &Wait) -> Result<Box<Https>, Failure> {
+        let (ca, wait) = (self.settings.ca.clone(), wait.clone());
+        blocking(move || Https::new(ca.as_deref(), &wait)).await.map(Box::new)
+    }
+
+    async fn new_order(
+        &self,
+        account: &Account,
+        old: Option<&CertificateDer<'static>>,
+    ) -> Result<Order, Failure> {
+        let names: Vec<_> = self.settings.names.iter().cloned().map(Identifier::Dns).collect();
+        let wanted = || {
+            let order = NewOrder::new(&names);
+            match &self.settings.profile {
+                Some(profile) => order.profile(profile),
+                None => order,
+            }
+        };
+        // Which certificate it is for exempts from limits (RFC 9773 §5), but a CA may not take it.
+        if let Some(id) = old.and_then(|old| CertificateIdentifier::try_from(old).ok())
+            && let Ok(order) = account.new_order(&wanted().replaces(id)).await
+        {
+            return Ok(order);
+        }
+        Ok(account.new_order(&wanted()).await?)
+    }
+
+    async fn answer_challenges(
+        &self,
+        order: &mut Order,
+        published: &mut Vec<Published>,
+    ) -> Result<(), Failure> {
+        let mut authorizations = order.authorizations();
+        while let Some(authorization) = authorizations.next().await {
+            let mut authorization = authorization?;
+            if authorization.status == AuthorizationStatus::Valid {
+                continue; // from an earlier order
+            }
+            let name = authorization.identifier().to_string();
+            let kind = match self.settings.challenge {
+                Challenge::Http01 { .. } => ChallengeType::Http01,
+                Challenge::Dns01 { .. } => ChallengeType::Dns01,
+            };
+            let Some(mut challenge) = authorization.challenge(kind) else {
+                let text = format!("{name}: the CA does not offer this challenge");
+                return Err(Failure::refused(text, "choose another tls.acme.challenge"));
+            };
+            let answer = challenge.key_authorization();
+            match &self.settings.challenge {
+                Challenge::Http01 { .. } => {
+                    self.answers.publish(&challenge.token, answer.as_str());
+                    published.push(Published::Token(challenge.token.clone()));
+                }
+                Challenge::Dns01 { hook } => {
+                    let (name, value) = (hook::record(&name), answer.dns_value());
+                    // Also if it fails: it may have come half the way.
+                    published.push(Published::Record { name: name.clone(), value: value.clone() });
+                    hook::run(hook, Action::Present, &name, &value).await?;
+                }
+            }
+            challenge.set_ready().await?;
+        }
+        Ok(())
+    }
+
+    async fn withdraw(&self, published: Published) {
+        match (published, &self.settings.challenge) {
+            (Published::Record { name, value }, Challenge::Dns01 { hook }) => {
+                if let Err(failure) = hook::run(hook, Action::Cleanup, &name, &value).await {
+                    tracing::warn!(error = failure.text, "a TXT record may be left over");
+                }
+            }
+            (Published::Token(token), _) => self.answers.withdraw(&token),
+            (Published::Record { .. }, _) => {}
+        }
+    }
+
+    /// A new key, and the request to certify it, DER.
+    fn request(&self) -> Result<(KeyPair, Vec<u8>), rcgen::Error> {
+        let key = KeyPair::generate_for(&PKCS_ECDSA_P256_SHA256)?;
+        let mut params = CertificateParams::new(self.settings.names.clone())?;
+        params.distinguished_name = DistinguishedName::new();
+        let request = params.serialize_request(&key)?.der().to_vec();
+        Ok((key, request))
+    }
+
+    /// What the CA has sent is looked at before it takes the place of something that works.
+    async fn keep(&self, key: KeyPair, pem: String) -> Result<(), Failure> {
+        let (storage, names) = (self.storage.clone(), self.settings.names.clone());
+        blocking(move || {
+            let path = Path::new("the CA's answer");
+            let useless = |why: String| Failure::refused(why, "ask the CA");
+            let chain_of = CertificateDer::pem_slice_iter(pem.as_bytes());
+            let certs: Vec<_> = chain_of
+                .collect::<Result<_, _>>()
+                .map_err(|error| useless(format!("the CA's answer is no PEM: {error}")))?;
+            if certs.is_empty() {
+                return Err(useless("the CA's answer holds no certificate".to_owned()));
+            }
+            let der = PrivateKeyDer::try_from(key.serialized_der().to_vec())
+                .map_err(|why| Failure::refused(why.to_owned(), OURS))?;
+            let pair = certificate::pair(certs, &der, path, path)
+                .map_err(|error| useless(chain(&error)))?;
+            if !is_for(&pair.chain[0], &names) {
+                let has: Vec<_> = pair.chain[0].names.iter().map(ToString::to_string).collect();
+                return Err(useless(format!("the certificate is for {}", has.join(" "))));
+            }
+            storage.keep_certificate(&Zeroizing::new(key.serialize_pem()), &pem)
+        })
+        .await
+    }
+}
+
+/// Why the CA did not find a name to be ours, or the order good.
+async fn refusal(order: &mut Order) -> Option<Failure> {
+    let whole = order.state().error.as_ref().map(|problem| Failure::problem(problem, None));
+    let mut authorizations = order.authorizations();
+    while let Some(Ok(mut authorization)) = authorizations.next().await {
+        if authorization.refresh().await.is_err() {
+            continue;
+        }
+        let name = authorization.identifier().to_string();
+        let problem = authorization.challenges.iter().find_map(|one| one.error.as_ref());
+        if let Some(problem) = problem {
+            return Some(Failure::problem(problem, Some(&name)));
+        }
+    }
+    whole
+}
+
+/// The HMAC key of an external account: CAs hand it out as base64url, some of them padded.
+///
+/// # Errors
+/// The file can't be read, or holds something else.
+pub fn external_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
+    let shown = path.display();
+    let text = std::fs::read_to_string(path).map(Zeroizing::new);
+    let text = text.map_err(|error| format!("{shown}: {error}"))?;
+    let text = text.trim().trim_end_matches('=');
+    let key = URL_SAFE_NO_PAD.decode(text).or_else(|_| STANDARD_NO_PAD.decode(text));
+    match key {
+        Ok(key) if !key.is_empty() => Ok(Zeroizing::new(key)),
+        _ => {
+            Err(format!("{shown}: no HMAC key; it must hold the key as base64url and nothing else"))
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_key_of_an_external_account_is_base64() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("key");
+        for (text, key) in [
+            ("-_8\n", Some(vec![0xfb, 0xff])),
+            ("+/8=", Some(vec![0xfb, 0xff])),
+            ("", None),
+            ("two words", None),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(external_key(&path).ok().map(|key| key.to_vec()), key, "{text}");
+        }
+        assert!(external_key(&dir.path().join("none")).unwrap_err().contains("none: "));
+    }
+}
