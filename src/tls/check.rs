@@ -1,4 +1,5 @@
-//! What `check` says of certificates, ticket keys, client CAs and revocation lists: everything that is wrong with the files that the settings name.
+//! What `check` says of certificates, ticket keys, client CAs and revocation lists: everything that is wrong with
+//! the files that the settings name.
 //!
 //! In: [`settings::Tls`]. Out: [`Finding`]s. Makes no files, opens no port.
 

@@ -17,7 +17,7 @@ use tokio::time::sleep;
 use super::config::{Configured, Fresh, Part, Reread};
 use super::store::{News, Store};
 use super::watch::Watch;
-use super::{facts, unix};
+use super::{chain, facts, unix};
 use crate::admin::Readiness;
 use crate::metrics::Metrics;
 
@@ -56,6 +56,9 @@ pub async fn keep(
             (news, reread)
         });
         announce(&news, occasion, &store, metrics, readiness);
+        if occasion == Occasion::Told {
+            told.clear(); // what is still wrong is the answer
+        }
         for one in reread {
             take(one, &mut told, serving, metrics);
         }
@@ -63,7 +66,7 @@ pub async fn keep(
 }
 
 /// Takes ticket keys and client CAs that have changed into use; live sessions go on. What does not load is said once, and
-/// the old stays; `told` keeps the last mistake of each.
+/// the old stays; `told` keeps the last mistake of each, until the operator asks (SIGHUP).
 fn take(
     Reread { part, result }: Reread,
     told: &mut HashMap<&'static str, String>,
@@ -83,7 +86,7 @@ fn take(
             }
         }
         Err(error) => {
-            let error = error.to_string();
+            let error = chain(&error);
             if told.get(what) != Some(&error) {
                 metrics.part_reloaded(part, false, now);
                 tracing::error!(what, error, "changed files can't be used, the old ones stay");
