@@ -31,7 +31,10 @@ struct Place {
 impl Place {
     fn new() -> Self {
         let folder = tempfile::tempdir().unwrap();
-        let certificates = Certificates::make(folder.path());
+        // Elsewhere, or who looks at certificates only would see keys change.
+        let elsewhere = folder.path().join("certificates");
+        fs::create_dir(&elsewhere).unwrap();
+        let certificates = Certificates::make(&elsewhere);
         Self { folder, certificates }
     }
 
