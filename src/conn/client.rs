@@ -159,6 +159,8 @@ impl Client {
         let mut records = RECORDS.take();
         let written = write(&mut self.tls, &mut records);
         let sent = self.unsent.send_all(&self.socket, &mut records);
+        // Also where the socket broke: they must not go to the next client of the thread.
+        records.clear();
         RECORDS.set(records);
         let written = written?;
         sent?;
