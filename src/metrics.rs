@@ -21,6 +21,7 @@ use crate::conn::tls::Handshake;
 use crate::proto::client_hello::Version;
 use crate::proto::imap::follow::Verb;
 use crate::proto::imap::sasl::Mechanism;
+use crate::tls::Part;
 use crate::tls::names::Match;
 use crate::tls::store::State;
 
@@ -71,6 +72,7 @@ pub struct Metrics {
     server_names: Vec<IntCounter>,
     certificate_not_after: GaugeVec,
     certificates_shown: Mutex<BTreeSet<String>>,
+    list_next_update: GaugeVec,
     reloads: IntCounterVec,
     last_reload: GaugeVec,
     last_reload_successful: IntGaugeVec,
@@ -217,14 +219,25 @@ impl Metrics {
             &["certificate", "state"],
         )?;
         r.register(Box::new(certificate_not_after.clone()))?;
+        let list_next_update = GaugeVec::new(
+            named(
+                "tls_client_crl_next_update_timestamp_seconds",
+                "When the first of the clients' revocation lists is due to be replaced, as Unix time",
+            ),
+            &[],
+        )?;
+        r.register(Box::new(list_next_update.clone()))?;
         let reloads = counters(
             r,
             "reloads_total",
             "Changes taken or refused while running",
             &["what", "result"],
         )?;
-        for result in ["ok", "failed"] {
-            reloads.with_label_values(&["certificate", result]);
+        let parts = Part::VARIANTS.iter().map(<&str>::from);
+        for what in parts.chain(["certificate"]) {
+            for result in ["ok", "failed"] {
+                reloads.with_label_values(&[what, result]);
+            }
         }
         let last_reload = GaugeVec::new(
             named(
@@ -318,6 +331,7 @@ impl Metrics {
                 .collect(),
             certificate_not_after,
             certificates_shown: Mutex::default(),
+            list_next_update,
             reloads,
             last_reload,
             last_reload_successful,
@@ -407,6 +421,33 @@ impl Metrics {
     /// The start, and every change after it.
     pub fn certificates_loaded(&self, now: i64) {
         self.last_reload.with_label_values(&["certificate"]).set(now as f64);
+    }
+
+    /// Of the revocation lists that new handshakes go by; there is no series where there is no list.
+    pub fn list_next_update(&self, at: Option<i64>) {
+        match at {
+            Some(at) => self.list_next_update.with_label_values(&[] as &[&str]).set(at as f64),
+            None => self.list_next_update.reset(),
+        }
+    }
+
+    /// Files beside the certificates changed while the proxy ran, and were taken or refused at `now`, Unix time.
+    pub fn part_reloaded(&self, part: Part, taken: bool, now: i64) {
+        let what = <&str>::from(part);
+        self.reloads.with_label_values(&[what, if taken { "ok" } else { "failed" }]).inc();
+        self.last_reload.with_label_values(&[what]).set(now as f64);
+        self.part_served(part, taken);
+    }
+
+    /// The start.
+    pub fn part_loaded(&self, part: Part, now: i64) {
+        self.last_reload.with_label_values(&[<&str>::from(part)]).set(now as f64);
+        self.part_served(part, true);
+    }
+
+    /// Whether `part` is in use as it lies in its files.
+    pub fn part_served(&self, part: Part, well: bool) {
+        self.last_reload_successful.with_label_values(&[<&str>::from(part)]).set(well.into());
     }
 }
 

@@ -55,7 +55,8 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
     fit_descriptors(&mut settings);
     let mut store = tls::Store::new(&settings.tls);
     let news = store.load(SystemTime::now())?;
-    let tls = tls::server_config(&settings.tls, store.names())?;
+    let (configured, tls, fresh) =
+        tls::Configured::new(&settings.tls, store.names(), SystemTime::now())?;
     let listeners = bind_all(&settings)?;
     let names: Vec<String> =
         settings.listen.iter().map(|listen| listen.address.to_string()).collect();
@@ -64,6 +65,7 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
     let metrics = Metrics::new(&names, &servers, &conn::tls::combinations(&tls))?;
     let readiness = Arc::new(Readiness::new(servers));
     reload::announce(&news, Occasion::Start, &store, &metrics, &readiness);
+    reload::announce_parts(&fresh, &metrics);
     let backends = Backends::new(&settings, &metrics, Arc::clone(&readiness));
     let ctx = Arc::new(Context::new(
         tls,
@@ -129,7 +131,11 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
     let renewal = {
         let (ctx, readiness) = (Arc::clone(&ctx), Arc::clone(&readiness));
         let issued = Arc::clone(&issued);
-        async move { reload::keep(store, &ctx.metrics, &readiness, hangup, &issued).await }
+        async move {
+            let (ctx, readiness) = (&ctx, &readiness);
+            reload::keep(store, configured, &ctx.tls, &ctx.metrics, readiness, hangup, &issued)
+                .await;
+        }
     };
     background.spawn(stop_background.clone().run_until_cancelled_owned(renewal));
     started(&bound);

@@ -360,6 +360,39 @@ fn certificates() {
 }
 
 #[test]
+fn tickets_and_client_certificates() {
+    let tls = |more: &str| with("tls:\n", &format!("tls:\n  {more}\n"));
+    let expected = "expected `on`, `off` or a section with `key_files`";
+    table(&[
+        (tls("tickets: no"), &[&format!("4:12: {expected}, found `no`")]),
+        (tls("tickets: [a]"), &[&format!("4:12: {expected}, found a list")]),
+        (
+            tls("tickets: {}"),
+            &["4:12: missing key `key_files` in `tickets`: a list with at least one item"],
+        ),
+        (tls("tickets: { key_files: [] }"), &["4:25: `key_files` needs at least one item: a path"]),
+        (
+            tls("tickets: { key_file: [a] }"),
+            &["4:14: unknown key `key_file`, the nearest is `key_files`"],
+        ),
+        (
+            tls("client_auth: { mode: on }"),
+            &[
+                "4:16: missing key `ca` in `client_auth`: a path",
+                "4:24: expected `optional` or `required`, found `on`",
+            ],
+        ),
+        (
+            tls("client_auth: { ca: ca.pem, clr: crl.pem }"),
+            &[
+                "4:16: missing key `mode` in `client_auth`: optional or required",
+                "4:30: unknown key `clr`, expected `mode`, `ca` or `crl`",
+            ],
+        ),
+    ]);
+}
+
+#[test]
 fn capabilities() {
     let capabilities =
         |text: &str| with("backend:\n", &format!("backend:\n  capabilities: {{ {text} }}\n"));

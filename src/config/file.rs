@@ -9,7 +9,9 @@ use super::acme::{ChallengeKind, Contact, DirectoryUrl, Flag, Token};
 use super::addresses::{CertificateName, ListenAddress};
 use super::read::{At, Several, Tried, section};
 use super::settings::{CertificateSource, HostPort, ListenTls, LogFormat, MinVersion, UnknownName};
-use super::values::{Capability, Count, FilePath, Group, Idle, Level, Size, Span, Suite};
+use super::values::{
+    Capability, ClientAuthMode, Count, FilePath, Group, Idle, Level, OnOff, Size, Span, Suite,
+};
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
@@ -76,6 +78,35 @@ section! {
         /// Groups for the key exchange, best first. Without this key X25519MLKEM768, X25519,
         /// secp256r1 and secp384r1.
         pub groups: Option<At<Several<Tried<Group>>>>,
+        /// Session tickets, with which a client that comes back skips most of the handshake: "on", with
+        /// keys that live in memory; "off"; or `key_files`, for keys that other proxies and the next
+        /// start know as well.
+        pub tickets: OnOff<TicketKeys> = "on",
+        /// Asks mail clients for a certificate. Without this section none is asked for.
+        pub client_auth: Option<Tried<ClientAuth>>,
+    }
+}
+
+section! {
+    /// Keys for session tickets from files.
+    pub struct TicketKeys is "a section with `key_files`" {
+        /// 48 or 80 random bytes each (`openssl rand 80`), or lines of base64. The first key of all
+        /// seals tickets, each of them opens them. Nobody else should be able to read them.
+        pub key_files: Several<FilePath>,
+    }
+}
+
+section! {
+    /// A client shows a certificate of its own before it may log in. The login at the server stays as
+    /// it is.
+    pub struct ClientAuth is "a section with `mode` and `ca`" {
+        /// "required": without a good certificate nobody gets in. "optional": a client without one is
+        /// served, one with a bad one is refused.
+        pub mode: ClientAuthMode,
+        /// PEM: the CAs whose certificates are good.
+        pub ca: FilePath,
+        /// PEM or DER: the revocation lists of these CAs, one of each. Default: nothing is revoked.
+        pub crl: Option<FilePath>,
     }
 }
 

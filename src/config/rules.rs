@@ -11,6 +11,7 @@ use super::file::{self, File};
 use super::mistakes::{Mark, Mistakes};
 use super::read::{At, Tried};
 use super::settings::{self, Settings};
+use super::values::{ClientAuthMode, OnOff};
 use crate::tls::policy;
 
 /// The settings, or `None` and at least one recorded mistake.
@@ -93,6 +94,21 @@ fn tls(At { mark, value }: &At<file::Tls>, mistakes: &mut Mistakes) -> settings:
         min_version: value.min_version,
         cipher_suites,
         groups,
+        tickets: match &value.tickets {
+            OnOff::On => settings::Tickets::Memory,
+            OnOff::Off => settings::Tickets::Off,
+            OnOff::Section(keys) => {
+                let files = keys.key_files.0.iter();
+                settings::Tickets::Files(files.map(|file| file.0.clone()).collect())
+            }
+        },
+        client_auth: value.client_auth.as_ref().and_then(|tried| tried.0.as_ref()).map(|section| {
+            settings::ClientAuth {
+                required: section.mode == ClientAuthMode::Required,
+                ca: section.ca.0.clone(),
+                crl: section.crl.as_ref().map(|file| file.0.clone()),
+            }
+        }),
     }
 }
 

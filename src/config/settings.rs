@@ -58,6 +58,9 @@ pub struct Tls {
     pub cipher_suites: Vec<SupportedCipherSuite>,
     /// Best first.
     pub groups: Vec<&'static dyn SupportedKxGroup>,
+    pub tickets: Tickets,
+    /// `None`: no client is asked for a certificate.
+    pub client_auth: Option<ClientAuth>,
 }
 
 impl Tls {
@@ -71,6 +74,8 @@ impl Tls {
             min_version: MinVersion::Tls12,
             cipher_suites: policy::default_suites(),
             groups: policy::default_groups(),
+            tickets: Tickets::default(),
+            client_auth: None,
         }
     }
 }
@@ -90,6 +95,29 @@ pub enum UnknownName {
     Default,
     /// Alert 112, unrecognized_name (RFC 6066 §3).
     Refuse,
+}
+
+/// What session tickets are sealed with.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub enum Tickets {
+    /// There are none: every connection makes a full handshake.
+    Off,
+    /// Keys that this process makes and forgets.
+    #[default]
+    Memory,
+    /// Keys from these files, never none; the first seals, all open.
+    Files(Vec<PathBuf>),
+}
+
+/// Who is asked for a certificate.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ClientAuth {
+    /// Otherwise a client without one is served too.
+    pub required: bool,
+    /// PEM: those whose certificates are good.
+    pub ca: PathBuf,
+    /// PEM or DER: which of them are revoked.
+    pub crl: Option<PathBuf>,
 }
 
 /// PEM files: the chain, leaf first, and its private key.

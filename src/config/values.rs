@@ -19,7 +19,7 @@ use super::read::{At, Read, Several, Tried, nearest, one_of, scalar};
 use super::settings::{
     CertificateFiles, CertificateSource, ListenTls, LogFormat, MinVersion, UnknownName,
 };
-use super::yaml::Node;
+use super::yaml::{Kind, Node};
 use crate::tls::policy;
 
 /// Describes a type to the JSON Schema in place, without a name of its own.
@@ -413,6 +413,59 @@ fn named<T: Copy>(text: &str, kind: &str, known: &[(&'static str, T)]) -> Result
         }
     })
 }
+
+/// Something that is on as it comes, off, or on in the way that a section describes.
+#[derive(Debug)]
+pub enum OnOff<T> {
+    On,
+    Off,
+    Section(T),
+}
+
+impl<T: Read> Read for OnOff<T> {
+    const EXPECTED: &'static str = "on, off or a section";
+    const EMPTY_IS_ABSENT: bool = true;
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        if matches!(node.kind, Kind::Map(_)) {
+            return T::read(node, mistakes).map(Self::Section);
+        }
+        match &node.kind {
+            Kind::Scalar(text) if text == "on" => return Some(Self::On),
+            Kind::Scalar(text) if text == "off" => return Some(Self::Off),
+            Kind::Broken => {}
+            _ => {
+                let (section, found) = (T::EXPECTED, node.found());
+                mistakes
+                    .add(node.mark, format!("expected `on`, `off` or {section}, found {found}"));
+            }
+        }
+        None
+    }
+}
+
+schema!([T: JsonSchema] OnOff<T>, generator => {
+    json_schema!({ "anyOf": [worded(&["on", "off"]), T::json_schema(generator)] })
+});
+
+/// `tls.client_auth.mode`
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ClientAuthMode {
+    Optional,
+    Required,
+}
+
+const MODES: [&str; 2] = ["optional", "required"];
+
+impl Read for ClientAuthMode {
+    const EXPECTED: &'static str = "optional or required";
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        word(node, mistakes, &MODES, &[Self::Optional, Self::Required])
+    }
+}
+
+schema!([] ClientAuthMode, _generator => worded(&MODES));
 
 /// `log.level`
 #[derive(Clone, Copy, Debug)]

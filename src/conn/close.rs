@@ -11,6 +11,7 @@ use super::tls::Handshake;
 use crate::log::printable;
 use crate::metrics::{LoginResult, Phase};
 use crate::proto::imap::sasl::Mechanism;
+use crate::tls::client_auth::Identity;
 
 /// The label and log field `reason`. Nothing that a client sends ever becomes one.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
@@ -130,9 +131,16 @@ impl Session {
             backend,
             tls_version = self.handshake.as_ref().map(Handshake::version),
             tls_cipher = self.handshake.as_ref().map(Handshake::cipher),
+            client_cert_subject = self.identity().map(|who| &*who.subject),
+            client_cert_sha256 = self.identity().map(|who| &*who.fingerprint),
             duration_seconds = milliseconds(seconds),
             "login"
         );
+    }
+
+    /// Whom the client's certificate names.
+    fn identity(&self) -> Option<&Identity> {
+        self.handshake.as_ref().and_then(|handshake| handshake.identity.as_deref())
     }
 
     /// Why it ends; counted and logged when it is dropped.
@@ -157,6 +165,8 @@ impl Drop for Session {
             tls_cipher = handshake.map(Handshake::cipher),
             tls_group = handshake.map(Handshake::group),
             sni = handshake.and_then(|h| h.sni.as_deref()).map(|sni| printable(sni.as_bytes())),
+            client_cert_subject = self.identity().map(|who| &*who.subject),
+            client_cert_sha256 = self.identity().map(|who| &*who.fingerprint),
             backend = self.backend.as_deref(),
             user = self.user.as_deref(),
             client_to_backend = self.client_to_backend,

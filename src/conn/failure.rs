@@ -19,6 +19,7 @@ use super::close::{Reason, Session, session_id};
 use crate::log::printable;
 use crate::log::sample::Sampler;
 use crate::proto::client_hello::{ClientHello, Foreign, Key, Version};
+use crate::tls::client_auth::Refusal;
 
 /// The label and log field `reason` of a handshake that failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
@@ -44,8 +45,17 @@ pub enum Failure {
     /// A list of foreign protocols (RFC 7301 §3.2).
     ForeignAlpn,
     CertificateNotTrusted,
+    /// The client's certificate: [`Refusal`].
     ClientCertificateMissing,
-    ClientCertificateRefused,
+    ClientCertificateExpired,
+    ClientCertificateNotYetValid,
+    ClientCertificateRevoked,
+    ClientCertificateRevocationUnknown,
+    ClientCertificateForeign,
+    ClientCertificateWrongPurpose,
+    ClientCertificateBad,
+    /// The revocation list for it is not usable.
+    RevocationListUnusable,
     /// The client sent another alert.
     AlertReceived,
     /// What it sent is against the protocol.
@@ -96,7 +106,20 @@ impl Failure {
                 "it does not trust the certificate: look at its chain, its names and its dates"
             }
             Self::ClientCertificateMissing => "it has no client certificate",
-            Self::ClientCertificateRefused => "its client certificate is not accepted",
+            Self::ClientCertificateExpired => "its client certificate has expired",
+            Self::ClientCertificateNotYetValid => "its client certificate is not valid yet",
+            Self::ClientCertificateRevoked => "its client certificate is revoked",
+            Self::ClientCertificateRevocationUnknown => {
+                "no revocation list in tls.client_auth.crl speaks of its client certificate"
+            }
+            Self::ClientCertificateForeign => {
+                "its client certificate is from no CA in tls.client_auth.ca"
+            }
+            Self::ClientCertificateWrongPurpose => "its certificate is not one for clients",
+            Self::ClientCertificateBad => "its client certificate is broken",
+            Self::RevocationListUnusable => {
+                "a revocation list in tls.client_auth.crl can't be used: look at what `check` says"
+            }
             Self::AlertReceived => "it ended the handshake with an alert",
             Self::Malformed => "what it sent is against the protocol",
             Self::Timeout => "it took longer than timeouts.handshake",
@@ -107,7 +130,9 @@ impl Failure {
 
     fn cure(self) -> Cure {
         match self {
-            Self::CertificateNotTrusted => Cure::Operator,
+            Self::CertificateNotTrusted
+            | Self::ClientCertificateRevocationUnknown
+            | Self::RevocationListUnusable => Cure::Operator,
             Self::Internal => Cure::Us,
             _ => Cure::Client,
         }
@@ -129,6 +154,9 @@ impl Failure {
     /// By what rustls says; `offer`: what the client had offered, if its hello could be read.
     pub fn of(error: &rustls::Error, offer: Option<&Offer>) -> Self {
         use rustls::Error as E;
+        if let Some(refusal) = Refusal::of(error) {
+            return refusal.into();
+        }
         match error {
             E::NoApplicationProtocol => Self::ForeignAlpn,
             E::PeerIncompatible(
@@ -162,10 +190,6 @@ impl Failure {
                 Self::Closed
             }
             E::AlertReceived(_) => Self::AlertReceived,
-            E::NoCertificatesPresented => Self::ClientCertificateMissing,
-            E::InvalidCertificate(_) | E::InvalidCertRevocationList(_) => {
-                Self::ClientCertificateRefused
-            }
             E::InvalidMessage(_)
             | E::InappropriateMessage { .. }
             | E::InappropriateHandshakeMessage { .. }
@@ -176,6 +200,22 @@ impl Failure {
             | E::DecryptError
             | E::PeerSentOversizedRecord => Self::Malformed,
             _ => Self::Internal,
+        }
+    }
+}
+
+impl From<Refusal> for Failure {
+    fn from(refusal: Refusal) -> Self {
+        match refusal {
+            Refusal::Missing => Self::ClientCertificateMissing,
+            Refusal::Expired => Self::ClientCertificateExpired,
+            Refusal::NotYetValid => Self::ClientCertificateNotYetValid,
+            Refusal::Revoked => Self::ClientCertificateRevoked,
+            Refusal::RevocationUnknown => Self::ClientCertificateRevocationUnknown,
+            Refusal::Foreign => Self::ClientCertificateForeign,
+            Refusal::WrongPurpose => Self::ClientCertificateWrongPurpose,
+            Refusal::Bad => Self::ClientCertificateBad,
+            Refusal::OurList => Self::RevocationListUnusable,
         }
     }
 }
@@ -382,7 +422,7 @@ mod tests {
             (E::AlertReceived(AlertDescription::HandshakeFailure), Failure::AlertReceived),
             (E::AlertReceived(AlertDescription::UserCanceled), Failure::Closed),
             (E::NoCertificatesPresented, Failure::ClientCertificateMissing),
-            (E::InvalidCertificate(CertificateError::Expired), Failure::ClientCertificateRefused),
+            (E::InvalidCertificate(CertificateError::Expired), Failure::ClientCertificateExpired),
             (E::General("we are broken".to_owned()), Failure::Internal),
             (E::FailedToGetCurrentTime, Failure::Internal),
             (E::DecryptError, Failure::Malformed),

@@ -7,6 +7,7 @@
 //! ([`super::failure`]), and bytes after the handshake ([`super::client`]).
 
 use std::cell::Cell;
+use std::time::SystemTime;
 
 use rustls::crypto::CryptoProvider;
 use rustls::server::{ServerConnectionData, UnbufferedServerConnection};
@@ -26,6 +27,7 @@ use super::socket::Unsent;
 use crate::metrics::Phase;
 use crate::proto::client_hello::{Foreign, Look, Reader, Version};
 use crate::proto::record::Records;
+use crate::tls::client_auth::{Identity, Refusal};
 
 /// What TLS adds to a record at most, with room to spare (RFC 8446 §5.2: 256 bytes).
 const RECORD_OVERHEAD: usize = 256;
@@ -35,13 +37,15 @@ thread_local! {
     static TO_SOCKET: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
 }
 
-/// What was negotiated. Every session keeps one, so it is small: numbers, no names.
+/// What was negotiated. Every session keeps one, so it is small: numbers, no names but the client's own.
 pub struct Handshake {
     version: ProtocolVersion,
     cipher: Option<CipherSuite>,
     group: Option<NamedGroup>,
     pub resumed: bool,
     pub sni: Option<Box<str>>,
+    /// Whom the client's certificate names, if it has one.
+    pub identity: Option<Box<Identity>>,
 }
 
 /// Every (version, cipher, group) that `config` can negotiate, as [`Handshake`] names them.
@@ -143,9 +147,10 @@ impl Shaking {
             ..Failure::Internal.into()
         };
         let mut tls = Box::new(UnbufferedServerConnection::new(config).map_err(ours)?);
+        let mut offered = 0;
         let mut out = Out::borrow();
         loop {
-            match process(&mut tls, &mut input, &mut out) {
+            match process(&mut tls, &mut input, &mut offered, &mut out) {
                 Ok(()) if !tls.is_handshaking() => break,
                 Ok(()) => {}
                 Err(error) => {
@@ -160,7 +165,8 @@ impl Shaking {
             self.read(&mut input).await?;
             out = Out::borrow();
         }
-        let handshake = Handshake::of(&tls);
+        // A client that is refused here has its handshake already, so no alert can tell it.
+        let handshake = Handshake::of(&tls).map_err(Failure::from)?;
         let tls = Box::new(Records::new(*tls).map_err(ours)?);
         let mut unsent = Unsent::default();
         unsent.keep(out.bytes());
@@ -208,14 +214,17 @@ impl Shaking {
 }
 
 impl Handshake {
-    fn of(tls: &UnbufferedServerConnection) -> Self {
-        Self {
+    fn of(tls: &UnbufferedServerConnection) -> Result<Self, Refusal> {
+        let resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed);
+        let chain = tls.peer_certificates().unwrap_or_default();
+        Ok(Self {
             version: tls.protocol_version().unwrap_or(ProtocolVersion::TLSv1_2),
             cipher: tls.negotiated_cipher_suite().map(|suite| suite.suite()),
             group: tls.negotiated_key_exchange_group().map(|group| group.name()),
-            resumed: tls.handshake_kind() == Some(HandshakeKind::Resumed),
+            resumed,
             sni: None,
-        }
+            identity: Identity::of(chain, resumed, SystemTime::now())?.map(Box::new),
+        })
     }
 
     /// As in [`combinations`].
@@ -243,10 +252,11 @@ impl Handshake {
 fn process(
     tls: &mut UnbufferedServerConnection,
     input: &mut Vec<u8>,
+    offered: &mut usize,
     out: &mut Out,
 ) -> Result<(), rustls::Error> {
     let mut consumed = 0;
-    let mut end = record_end(input, 0);
+    let mut end = offer(input, offered);
     let mut failed = None;
     let result = loop {
         if !tls.is_handshaking() && !tls.wants_write() && failed.is_none() {
@@ -271,7 +281,7 @@ fn process(
             Ok(_) => match failed.take() {
                 Some(error) => break Err(error),
                 None if end == input.len() => break Ok(()),
-                None => end = record_end(input, end),
+                None => end = offer(input, offered),
             },
             // The first error queues an alert, which the next turn brings.
             Err(error) if failed.is_none() => failed = Some(error),
@@ -279,17 +289,20 @@ fn process(
         }
     };
     input.drain(..consumed);
+    *offered = offered.saturating_sub(consumed);
     result
 }
 
-/// Where the record ends that begins at `at`; one that is not whole ends with the input.
-fn record_end(input: &[u8], at: usize) -> usize {
-    match &input[at..] {
-        [_, _, _, high, low, ..] => {
-            input.len().min(at + 5 + usize::from(u16::from_be_bytes([*high, *low])))
-        }
-        _ => input.len(),
+/// Offers one more record: the end of it, or of the input if it is not whole. `offered` is where the last whole one ends:
+/// rustls remembers how far it has looked, and joins what it has seen of a message over the headers below.
+fn offer(input: &[u8], offered: &mut usize) -> usize {
+    let [_, _, _, high, low, ..] = input[*offered..] else { return input.len() };
+    let end = *offered + 5 + usize::from(u16::from_be_bytes([high, low]));
+    if end > input.len() {
+        return input.len();
     }
+    *offered = end;
+    end
 }
 
 fn encode(

@@ -3,7 +3,7 @@
 //! In: paths from the configuration, in a directory, or of `cert show`. Out: DER for rustls, matched into a [`Pair`].
 //! Standard: RFC 7468.
 //!
-//! Limits: a file over 1 MiB is refused unread. Invariant: what a key file holds is never part of a message,
+//! Limits: a file over 1 MiB (a revocation list: 32 MiB) is refused unread. Invariant: what a key file holds is never part of a message,
 //! and its text is wiped from memory after it was parsed.
 //! Not here: what a certificate says (`facts`), which pair serves (`store`), and certificates that we make
 //! (`self_signed`).
@@ -18,13 +18,15 @@ use std::sync::Arc;
 use rustls::crypto::aws_lc_rs;
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls_pki_types::pem::PemObject;
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
 use super::facts::{Facts, MIN_RSA_BITS};
 
 /// A chain with its key is some kilobytes; a bundle of every public root is 220 KB.
 const MAX_FILE: u64 = 1 << 20;
+/// The list of a large public CA has some megabytes.
+const MAX_LIST: u64 = 32 << 20;
 
 /// Why a pair cannot be used. All of it is for the operator: path, what is wrong, what to do.
 #[derive(Debug, thiserror::Error)]
@@ -38,12 +40,12 @@ pub enum Error {
     Dangling { path: PathBuf, target: PathBuf },
     #[error("{}: permission denied to user {uid}; let that user read the file and enter its directories", path.display())]
     Denied { path: PathBuf, uid: u32 },
-    #[error("{}: is a directory; name the PEM file in it that holds the {what}", path.display())]
+    #[error("{}: is a directory; name the file in it that holds the {what}", path.display())]
     Directory { path: PathBuf, what: What },
-    #[error("{}: is not a regular file; name a PEM file that holds the {what}", path.display())]
+    #[error("{}: is not a regular file; name one that holds the {what}", path.display())]
     NotAFile { path: PathBuf, what: What },
-    #[error("{}: has {size} bytes, more than any PEM file of this kind ({MAX_FILE}); check the path", path.display())]
-    TooLarge { path: PathBuf, size: u64 },
+    #[error("{}: has {size} bytes, more than any file of this kind ({limit}); check the path", path.display())]
+    TooLarge { path: PathBuf, size: u64, limit: u64 },
     #[error("{}: cannot be read", path.display())]
     Read { path: PathBuf, source: io::Error },
     #[error("{}: is empty; put the {what} there", path.display())]
@@ -90,6 +92,10 @@ pub enum Error {
 pub enum What {
     Certificate,
     Key,
+    /// One whose clients are let in.
+    Ca,
+    RevocationList,
+    TicketKey,
 }
 
 impl fmt::Display for What {
@@ -97,6 +103,9 @@ impl fmt::Display for What {
         f.write_str(match self {
             What::Certificate => "certificate",
             What::Key => "private key",
+            What::Ca => "CA certificate",
+            What::RevocationList => "revocation list",
+            What::TicketKey => "ticket key",
         })
     }
 }
@@ -186,14 +195,37 @@ fn plain(error: &rustls::Error) -> String {
 /// # Errors
 /// What the file is instead.
 pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    let text = read(path, What::Certificate)?;
-    let chain: Vec<_> = CertificateDer::pem_slice_iter(&text)
-        .collect::<Result<_, _>>()
-        .map_err(|error| damaged(&error, path))?;
-    if chain.is_empty() {
-        return Err(not_found(&text, path, What::Certificate));
+    sections(&read(path, What::Certificate)?, path, What::Certificate)
+}
+
+/// The CA certificates of a PEM file; never empty.
+///
+/// # Errors
+/// What the file is instead.
+pub fn read_cas(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
+    sections(&read(path, What::Ca)?, path, What::Ca)
+}
+
+/// The revocation lists of a file, which is PEM, or DER as CAs publish it (RFC 5280 §4.2.1.13); never empty.
+///
+/// # Errors
+/// What the file is instead.
+pub fn read_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Error> {
+    let bytes = read_bytes(path, What::RevocationList, MAX_LIST)?;
+    if is_der(&bytes) {
+        return Ok(vec![CertificateRevocationListDer::from(bytes.to_vec())]);
     }
-    Ok(chain)
+    sections(&bytes, path, What::RevocationList)
+}
+
+/// All sections of one kind in a PEM file; never empty.
+fn sections<T: PemObject>(text: &[u8], path: &Path, what: What) -> Result<Vec<T>, Error> {
+    let found: Vec<T> =
+        T::pem_slice_iter(text).collect::<Result<_, _>>().map_err(|error| damaged(&error, path))?;
+    if found.is_empty() {
+        return Err(not_found(text, path, what));
+    }
+    Ok(found)
 }
 
 /// [`Facts`] of every certificate of a chain.
@@ -278,7 +310,26 @@ pub fn contents(path: &Path) -> Result<Vec<String>, Error> {
     Ok(found)
 }
 
+/// A file that has to be PEM.
 fn read(path: &Path, what: What) -> Result<Zeroizing<Vec<u8>>, Error> {
+    let mut text = read_bytes(path, what, MAX_FILE)?;
+    if text.starts_with(b"\xef\xbb\xbf") {
+        text.drain(..3); // the byte order mark that Windows editors leave
+    }
+    match text.first() {
+        None => Err(Error::Empty { path: path.to_owned(), what }),
+        Some(_) if is_der(&text) => Err(Error::Binary { path: path.to_owned() }),
+        Some(_) => Ok(text),
+    }
+}
+
+/// A SEQUENCE, and no PEM in it.
+fn is_der(bytes: &[u8]) -> bool {
+    bytes.first() == Some(&0x30) && labels(bytes).is_empty()
+}
+
+/// What stands in a file that `limit` bytes are enough for; it may be nothing.
+pub(super) fn read_bytes(path: &Path, what: What, limit: u64) -> Result<Zeroizing<Vec<u8>>, Error> {
     let fail = |source: io::Error| match source.kind() {
         io::ErrorKind::NotFound => match fs::read_link(path) {
             Ok(target) => Error::Dangling { path: path.to_owned(), target },
@@ -299,21 +350,14 @@ fn read(path: &Path, what: What) -> Result<Zeroizing<Vec<u8>>, Error> {
     }
     let mut file = File::open(path).map_err(fail)?;
     let size = file.metadata().map_err(fail)?.len();
-    if size > MAX_FILE {
-        return Err(Error::TooLarge { path: path.to_owned(), size });
+    if size > limit {
+        return Err(Error::TooLarge { path: path.to_owned(), size, limit });
     }
     // At full size from the start: a buffer that grows leaves copies of a key behind.
-    let room = usize::try_from(size).expect("at most MAX_FILE") + 1;
-    let mut text = Zeroizing::new(Vec::with_capacity(room));
-    file.by_ref().take(MAX_FILE).read_to_end(&mut text).map_err(fail)?;
-    if text.starts_with(b"\xef\xbb\xbf") {
-        text.drain(..3); // the byte order mark that Windows editors leave
-    }
-    match text.first() {
-        None => Err(Error::Empty { path: path.to_owned(), what }),
-        Some(0x30) if labels(&text).is_empty() => Err(Error::Binary { path: path.to_owned() }),
-        Some(_) => Ok(text),
-    }
+    let room = usize::try_from(size).expect("at most the limit") + 1;
+    let mut bytes = Zeroizing::new(Vec::with_capacity(room));
+    file.by_ref().take(limit).read_to_end(&mut bytes).map_err(fail)?;
+    Ok(bytes)
 }
 
 fn damaged(error: &rustls_pki_types::pem::Error, path: &Path) -> Error {

@@ -1,8 +1,9 @@
-//! What `check` says of certificates: everything that is wrong with the files that the settings name.
+//! What `check` says of certificates, ticket keys, client CAs and revocation lists: everything that is wrong with the files that the settings name.
 //!
 //! In: [`settings::Tls`]. Out: [`Finding`]s. Makes no files, opens no port.
 
 use std::path::Path;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::SupportedCipherSuite;
@@ -11,7 +12,9 @@ use super::certificate::Pair;
 use super::complaints::{Complaint, Grade, complaints};
 use super::directory::Dir;
 use super::pairs::Source as _;
-use super::{acme, certificate, chain, key_mode, self_signed, store, unix};
+use super::{
+    acme, certificate, chain, client_auth, key_mode, policy, self_signed, store, tickets, unix,
+};
 use crate::config::settings::{self, CertificateFiles, CertificateSource, MinVersion};
 
 /// How bad a [`Finding`] is.
@@ -68,6 +71,10 @@ pub(super) fn check_at(settings: &settings::Tls, now: i64) -> Vec<Finding> {
                 say(severity, text);
             }
         }
+    }
+    tickets::check(&settings.tickets, &mut say);
+    if let Some(wanted) = &settings.client_auth {
+        client_auth::check(wanted, &Arc::new(policy::provider(settings)), now, &mut say);
     }
     findings
 }

@@ -8,8 +8,6 @@
 use std::fmt;
 use std::net::IpAddr;
 
-use rustls::SupportedCipherSuite;
-use rustls::crypto::aws_lc_rs;
 use rustls_pki_types::CertificateDer;
 use x509_parser::extensions::GeneralName;
 use x509_parser::prelude::*;
@@ -129,6 +127,11 @@ impl Facts {
         self.issuer_der == other.subject_der
     }
 
+    /// By name, as a revocation list names its CA: the DER of the issuer.
+    pub(super) fn is_named(&self, issuer: &[u8]) -> bool {
+        self.subject_der == issuer
+    }
+
     /// The first DNS name, what a log line or a metric calls the certificate.
     pub fn first_dns(&self) -> Option<&str> {
         self.names.iter().find_map(|name| match name {
@@ -173,18 +176,9 @@ pub fn date(unix: i64) -> String {
 
 /// SHA-256 in the form that browsers, openssl and mail clients show.
 pub fn fingerprint(der: &[u8]) -> String {
-    let digest = sha256(der);
-    let pairs: Vec<String> = digest.iter().map(|byte| format!("{byte:02X}")).collect();
+    let digest = aws_lc_rs::digest::digest(&aws_lc_rs::digest::SHA256, der);
+    let pairs: Vec<String> = digest.as_ref().iter().map(|byte| format!("{byte:02X}")).collect();
     pairs.join(":")
-}
-
-/// By way of a cipher suite: the one door that rustls leaves to its provider's hashes.
-fn sha256(bytes: &[u8]) -> Vec<u8> {
-    let SupportedCipherSuite::Tls13(suite) = aws_lc_rs::cipher_suite::TLS13_AES_128_GCM_SHA256
-    else {
-        unreachable!("a TLS 1.3 suite by its name")
-    };
-    suite.common.hash_provider.hash(bytes).as_ref().to_vec()
 }
 
 fn ip(bytes: &[u8]) -> Option<IpAddr> {
@@ -195,7 +189,7 @@ fn ip(bytes: &[u8]) -> Option<IpAddr> {
 }
 
 /// Names of a certificate are whatever its maker wrote: nothing of them may steer a terminal.
-fn printable(text: &str) -> String {
+pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(1024).collect()
 }
 

@@ -1,15 +1,17 @@
 //! The certificates that serve and the TLS settings around them.
 //!
-//! In: [`settings::Tls`]. Out: [`Store`], which knows what to serve and follows its files, and by [`server_config`] one
-//! `rustls::ServerConfig` that asks it; and [`check()`], the same look without making or changing anything.
+//! In: [`settings::Tls`]. Out: [`Store`], which knows what to serve and follows its files, and [`Configured`], whose
+//! `rustls::ServerConfig` asks it; and [`check()`], the same look without making or changing anything.
 //! TLS 1.3 and 1.2 (RFC 8446, RFC 5246 with AEAD suites only, RFC 9325), hybrid X25519MLKEM768 first, ALPN
 //! `imap` (RFC 7301: a client with a list of foreign protocols is refused with alert 120, one without a list
-//! is served), stateless tickets, no 0-RTT, no key log.
+//! is served), stateless tickets ([`tickets`]), client certificates where wanted ([`client_auth`]), no 0-RTT, no key log.
 //!
 //! ```text
 //! pairs, self_signed, acme ── Found ──▶ store ── Index ──▶ names ◀── ClientHello
 //!                                         ▲
 //!                             watch ──▶ reload ──▶ log, metrics, readiness
+//!                                         ▼
+//!                 tickets, client_auth ─▶ config ── ServerConfig ──▶ handshakes
 //! ```
 //!
 //! A private key that others may read is an error in [`check()`] if that is everybody, and a warning if it is a
@@ -19,14 +21,7 @@
 //! Not here: the handshake (`conn::tls`).
 
 use std::path::Path;
-use std::sync::Arc;
 use std::time::{SystemTime, UNIX_EPOCH};
-
-use rustls::ServerConfig;
-use rustls::crypto::aws_lc_rs;
-use rustls::server::{NoServerSessionStorage, ResolvesServerCert};
-
-use crate::config::settings;
 
 pub mod certificate;
 
@@ -48,6 +43,12 @@ pub mod names;
 
 pub mod policy;
 
+pub mod tickets;
+
+pub mod client_auth;
+
+pub mod config;
+
 pub mod watch;
 
 pub mod reload;
@@ -55,6 +56,7 @@ pub mod reload;
 mod check;
 
 pub use check::{Finding, Severity, check};
+pub use config::{Configured, Part};
 pub use store::{News, Store};
 
 use facts::DAY;
@@ -67,38 +69,21 @@ pub enum Error {
     Unusable(Vec<String>),
     #[error("no certificate is configured; set tls.certificates, tls.acme or tls.self_signed")]
     Nothing,
+    #[error(transparent)]
+    Tickets(#[from] tickets::Error),
+    #[error(transparent)]
+    ClientAuth(#[from] client_auth::Error),
     #[error("TLS cannot be set up")]
     Rustls(#[from] rustls::Error),
 }
 
-/// Everything but the certificates, which handshakes get from `names`. Call it once: sessions resume only
-/// among those of one configuration.
-///
-/// # Errors
-/// No ticket key could be made.
-pub fn server_config(
-    settings: &settings::Tls,
-    names: Arc<dyn ResolvesServerCert>,
-) -> Result<Arc<ServerConfig>, Error> {
-    let mut config = ServerConfig::builder_with_provider(Arc::new(policy::provider(settings)))
-        .with_protocol_versions(policy::versions(settings.min_version))?
-        .with_no_client_auth()
-        .with_cert_resolver(names);
-    config.alpn_protocols = vec![b"imap".to_vec()];
-    // Ours is the better order, and the difference between two AEAD suites is not the client's to decide.
-    config.ignore_client_order = true;
-    // Tickets hold the state, so that no session of ours has to be remembered.
-    config.session_storage = Arc::new(NoServerSessionStorage {});
-    // Its keys roll by themselves every few hours.
-    config.ticketer = aws_lc_rs::Ticketer::new()?;
-    // Behind the handshake `proto::record` takes over.
-    config.enable_secret_extraction = true;
-    debug_assert_eq!(config.max_early_data_size, 0, "0-RTT can be replayed (RFC 9325 §3.10)");
-    Ok(Arc::new(config))
-}
-
 /// What is wrong with the permissions of a private key.
 fn key_mode(path: &Path) -> Option<(Severity, String)> {
+    open_to(path, "private key")
+}
+
+/// What is wrong with the permissions of a file that holds a secret, called `what`.
+fn open_to(path: &Path, what: &str) -> Option<(Severity, String)> {
     let mode = certificate::mode_of(path)?;
     let (severity, who) = match mode {
         mode if mode & 0o006 != 0 => (Severity::Error, "everybody on this machine"),
@@ -108,7 +93,7 @@ fn key_mode(path: &Path) -> Option<(Severity, String)> {
     let shown = path.display();
     Some((
         severity,
-        format!("{shown}: private key open to {who} (mode {mode:04o}); run `chmod 600 {shown}`"),
+        format!("{shown}: {what} open to {who} (mode {mode:04o}); run `chmod 600 {shown}`"),
     ))
 }
 

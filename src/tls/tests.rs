@@ -3,17 +3,21 @@
 use super::check::check_at;
 use super::*;
 use crate::config::settings::{
-    CertificateFiles, CertificateSource, MinVersion, SelfSigned, UnknownName,
+    self, CertificateFiles, CertificateSource, MinVersion, SelfSigned, UnknownName,
 };
 use rcgen::{CertificateParams, KeyPair, SignatureAlgorithm};
 use rustls::client::danger::ServerCertVerifier;
+use rustls::crypto::aws_lc_rs;
 use rustls::sign::CertifiedKey;
-use rustls::{ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, ServerConnection};
+use rustls::{
+    ClientConfig, ClientConnection, HandshakeKind, ProtocolVersion, ServerConfig, ServerConnection,
+};
 use rustls_pki_types::ServerName;
 use std::fs;
 use std::io;
 use std::os::unix::fs::{PermissionsExt, symlink};
 use std::path::PathBuf;
+use std::sync::Arc;
 use std::time::Duration;
 use tempfile::TempDir;
 
@@ -183,7 +187,7 @@ fn every_mistake_names_its_file_and_its_cure() {
         assert!(error.contains(expected), "{error}");
     }
     let folder = messages(&tls(Some((dir.path(), &good_key)), None));
-    assert!(folder[0].contains("is a directory; name the PEM file in it"), "{folder:?}");
+    assert!(folder[0].contains("is a directory; name the file in it"), "{folder:?}");
     let link = dir.path().join("link.pem");
     std::os::unix::fs::symlink("../archive/none.pem", &link).unwrap();
     let found = messages(&tls(Some((&link, &good_key)), None));
@@ -587,7 +591,7 @@ fn alpn_takes_imap_or_no_list_and_refuses_a_foreign_one() {
 fn config(settings: &settings::Tls) -> Arc<ServerConfig> {
     let mut store = Store::new(settings);
     store.load(at(NOW)).unwrap();
-    server_config(settings, store.names()).unwrap()
+    Configured::new(settings, store.names(), at(NOW)).unwrap().1
 }
 
 #[test]
@@ -596,7 +600,7 @@ fn versions_group_and_tickets_are_as_promised() {
     let mut settings = tls(None, Some(dir.path()));
     let mut store = Store::new(&settings);
     store.load(at(NOW)).unwrap();
-    let config = server_config(&settings, store.names()).unwrap();
+    let (_, config, _) = Configured::new(&settings, store.names(), at(NOW)).unwrap();
     for (version, named) in [
         (&rustls::version::TLS13, ProtocolVersion::TLSv1_3),
         (&rustls::version::TLS12, ProtocolVersion::TLSv1_2),

@@ -1,0 +1,379 @@
+//! Client certificates: who is asked for one, which are good, and why one is not.
+//!
+//! In: [`settings::ClientAuth`], and the files of CAs and revocation lists that it names. Out: a verifier for rustls and
+//! the [`Policy`] that binds tickets to it; after a handshake the client's [`Identity`], or a [`Refusal`].
+//! Standard: RFC 5280, by way of webpki. The extended key usage, if there is one, has to allow clients.
+//!
+//! `required`: nobody gets to the dialogue without a good certificate. `optional`: a client without one is served, one
+//! with a bad one is refused all the same, for it asks to be taken for somebody.
+//! Every certificate of a chain but the root is looked up in the lists, so each CA in it needs one; with a list missing
+//! the certificate is refused (`revocation_unknown`). **A list past its nextUpdate still counts** as it stands, with an
+//! error in the log, in `check` and a metric to alert on: those whom it names stay out, and a download that fails
+//! at night must not lock out everybody else, as OpenSSL's servers do.
+//!
+//! A resumed session is let in without a look at its certificate, again and again, for each visit brings new tickets. So
+//! a ticket opens only under the policy under which it was made (a changed CA, list or mode ends all), and no longer than
+//! its certificate is valid ([`still_valid`]): then there is a full handshake, to which the client may bring its new one.
+//! Not here: the handshake (`conn::tls`), when files are looked at (`reload`), what a backend is told (nothing).
+
+use std::collections::HashSet;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use aws_lc_rs::digest;
+use rustls::crypto::CryptoProvider;
+use rustls::server::WebPkiClientVerifier;
+use rustls::server::danger::ClientCertVerifier;
+use rustls::{CertificateError, RootCertStore};
+use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
+use x509_parser::error::X509Error;
+use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
+
+use super::facts::{self, Facts};
+use super::pairs::Stamp;
+use super::tickets::Policy;
+use super::{Severity, certificate, chain, unix};
+use crate::config::settings;
+use crate::log::printable;
+
+/// Why clients can't be judged (anew). All of it is for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    File(#[from] certificate::Error),
+    #[error(
+        "{}: certificate {position} ({subject}) is no CA's; name the file of the CA that issued the clients' certificates",
+        path.display()
+    )]
+    NotCa { path: PathBuf, position: usize, subject: String },
+    #[error("{}: certificate {position} cannot be used as a CA: {source}", path.display())]
+    UnusableCa { path: PathBuf, position: usize, source: rustls::Error },
+    #[error("{}: revocation list {position} cannot be parsed; fetch it again", path.display())]
+    NotList { path: PathBuf, position: usize },
+    #[error(
+        "{}: revocation list {position} claims to be from {issuer}, but the key in {} did not sign it; fetch it again, or renew the CA's certificate",
+        path.display(), ca.display()
+    )]
+    ForeignList { path: PathBuf, position: usize, issuer: String, ca: PathBuf },
+    #[error("{}: the revocation lists cannot be used: {source}", path.display())]
+    UnusableList { path: PathBuf, source: rustls::server::VerifierBuilderError },
+    #[error("client certificates cannot be verified: {0}")]
+    Verifier(rustls::server::VerifierBuilderError),
+}
+
+/// Who is asked for a certificate, from files that are read again.
+pub struct ClientAuth {
+    settings: settings::ClientAuth,
+    stamps: [Option<Stamp>; 2],
+    pub rules: Rules,
+}
+
+/// What one reading of the files came to.
+#[derive(Clone, Debug)]
+pub struct Rules {
+    pub verifier: Arc<dyn ClientCertVerifier>,
+    /// Changes with everything that decides who is let in.
+    pub policy: Policy,
+    /// When the first of the revocation lists is due to be replaced, in unix seconds.
+    pub next_update: Option<i64>,
+    /// To be logged as warnings: who will be refused for want of a list, what expires.
+    pub notice: Vec<String>,
+    /// To be logged as errors.
+    pub problems: Vec<String>,
+}
+
+impl ClientAuth {
+    /// # Errors
+    /// A file that is not what it should be.
+    pub fn new(
+        settings: settings::ClientAuth,
+        provider: &Arc<CryptoProvider>,
+        now: SystemTime,
+    ) -> Result<Self, Error> {
+        let stamps = stamps(&settings);
+        let rules = read(&settings, provider, unix(now))?;
+        Ok(Self { settings, stamps, rules })
+    }
+
+    /// Whether a file has changed since it was read with success. Costs one `stat` a file.
+    pub fn due(&self) -> bool {
+        self.stamps != stamps(&self.settings)
+    }
+
+    /// Reads the files again. After an error the old [`rules`](Self::rules) stay.
+    ///
+    /// # Errors
+    /// A file that is not what it should be.
+    pub fn load(&mut self, provider: &Arc<CryptoProvider>, now: SystemTime) -> Result<(), Error> {
+        *self = Self::new(self.settings.clone(), provider, now)?;
+        Ok(())
+    }
+}
+
+/// Everything that is wrong with the files that `settings` name.
+pub fn check(
+    settings: &settings::ClientAuth,
+    provider: &Arc<CryptoProvider>,
+    now: i64,
+    say: &mut impl FnMut(Severity, String),
+) {
+    match read(settings, provider, now) {
+        Ok(rules) => {
+            rules.problems.into_iter().for_each(|text| say(Severity::Error, text));
+            rules.notice.into_iter().for_each(|text| say(Severity::Warning, text));
+        }
+        Err(error) => {
+            say(Severity::Error, chain(&error));
+            // One mistake must not hide the other file's.
+            if let Some(crl) = &settings.crl
+                && certificate::read_cas(&settings.ca).is_err()
+                && let Err(error) = certificate::read_lists(crl)
+            {
+                say(Severity::Error, chain(&error));
+            }
+        }
+    }
+}
+
+fn stamps(settings: &settings::ClientAuth) -> [Option<Stamp>; 2] {
+    [Stamp::of(&settings.ca), settings.crl.as_deref().and_then(Stamp::of)]
+}
+
+fn read(
+    settings: &settings::ClientAuth,
+    provider: &Arc<CryptoProvider>,
+    now: i64,
+) -> Result<Rules, Error> {
+    let mut notice = Vec::new();
+    let cas = certificate::read_cas(&settings.ca)?;
+    let facts = certificate::facts_of(&cas, &settings.ca)?;
+    let mut roots = RootCertStore::empty();
+    for (index, (der, facts)) in cas.iter().zip(&facts).enumerate() {
+        let (path, position) = (settings.ca.clone(), index + 1);
+        // One that vouches for itself is its own CA, whatever it says: a client's own, or a root from before X.509 v3.
+        if !facts.is_ca && !facts.is_self_issued() {
+            return Err(Error::NotCa { path, position, subject: facts.subject.clone() });
+        }
+        if let Err(source) = roots.add(der.clone()) {
+            return Err(Error::UnusableCa { path, position, source });
+        }
+        if let Some(text) = facts::dates(facts, now) {
+            let (path, subject) = (path.display(), &facts.subject);
+            notice.push(format!("{path}: the CA {subject} {text}; clients are still judged by it"));
+        }
+    }
+    let lists = match &settings.crl {
+        Some(crl) => Some(Lists::read(crl.clone(), settings, &cas, &facts, now)?),
+        None => None,
+    };
+    let mut builder =
+        WebPkiClientVerifier::builder_with_provider(Arc::new(roots), Arc::clone(provider));
+    if !settings.required {
+        builder = builder.allow_unauthenticated();
+    }
+    let policy = policy(settings.required, &cas, lists.as_ref().map(|lists| &*lists.ders));
+    let (mut next_update, mut problems) = (None, Vec::new());
+    let verifier = match lists {
+        None => builder.build().map_err(Error::Verifier)?,
+        Some(lists) => {
+            next_update = lists.next_update;
+            problems = lists.problems;
+            notice.extend(lists.notice);
+            let unusable = |source| Error::UnusableList { path: lists.path, source };
+            builder.with_crls(lists.ders).build().map_err(unusable)?
+        }
+    };
+    Ok(Rules { verifier, policy, next_update, notice, problems })
+}
+
+/// Revocation lists, each looked at on its own, since webpki would only find out with a client at the door.
+struct Lists {
+    path: PathBuf,
+    ders: Vec<CertificateRevocationListDer<'static>>,
+    next_update: Option<i64>,
+    notice: Vec<String>,
+    problems: Vec<String>,
+}
+
+impl Lists {
+    fn read(
+        path: PathBuf,
+        settings: &settings::ClientAuth,
+        cas: &[CertificateDer<'_>],
+        facts: &[Facts],
+        now: i64,
+    ) -> Result<Self, Error> {
+        let ders = certificate::read_lists(&path)?;
+        let mut found =
+            Self { path, ders, next_update: None, notice: Vec::new(), problems: Vec::new() };
+        let mut covered = HashSet::new();
+        for (index, der) in found.ders.iter().enumerate() {
+            let (path, position) = (found.path.clone(), index + 1);
+            let Ok((_, list)) = CertificateRevocationList::from_der(der) else {
+                return Err(Error::NotList { path, position });
+            };
+            let issuer = facts::printable(&list.issuer().to_string());
+            let named = |ca: &Facts| ca.is_named(list.issuer().as_raw());
+            let by_name: Vec<_> = (0..cas.len()).filter(|&ca| named(&facts[ca])).collect();
+            if !by_name.is_empty() && by_name.iter().all(|&ca| disowns(&cas[ca], &list)) {
+                let ca = settings.ca.clone();
+                return Err(Error::ForeignList { path, position, issuer, ca });
+            }
+            covered.extend(by_name);
+            let Some(next) = list.next_update().map(|time| time.timestamp()) else { continue };
+            found.next_update = Some(found.next_update.map_or(next, |first| first.min(next)));
+            if next < now {
+                found.problems.push(format!(
+                    "{}: the revocation list of {issuer} was to be replaced by {}; whoever was revoked since then gets in, fetch the new one",
+                    found.path.display(),
+                    facts::date(next)
+                ));
+            }
+        }
+        for (_, ca) in facts.iter().enumerate().filter(|(index, _)| !covered.contains(index)) {
+            found.notice.push(format!(
+                "{}: no revocation list of {}: every client whose certificate it issued is refused; add its list to the file",
+                found.path.display(),
+                ca.subject
+            ));
+        }
+        Ok(found)
+    }
+}
+
+/// Whether the CA's key did not sign the list. An algorithm that is not known here is left to webpki.
+fn disowns(ca: &CertificateDer<'_>, list: &CertificateRevocationList<'_>) -> bool {
+    let Ok((_, ca)) = X509Certificate::from_der(ca) else { return false };
+    matches!(list.verify_signature(ca.public_key()), Err(X509Error::SignatureVerificationError))
+}
+
+fn policy(
+    required: bool,
+    cas: &[CertificateDer<'_>],
+    lists: Option<&[CertificateRevocationListDer<'_>]>,
+) -> Policy {
+    let mut context = digest::Context::new(&digest::SHA256);
+    let mut add = |bytes: &[u8]| {
+        context.update(&(bytes.len() as u64).to_be_bytes());
+        context.update(bytes);
+    };
+    add(if required { b"required" } else { b"optional" });
+    add(&cas.len().to_be_bytes());
+    cas.iter().for_each(|der| add(der));
+    lists.iter().copied().flatten().for_each(|der| add(der));
+    let mut policy = [0; 32];
+    policy.copy_from_slice(context.finish().as_ref());
+    policy
+}
+
+/// Whom a verified certificate names.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct Identity {
+    /// Escaped and cut for the log.
+    pub subject: Box<str>,
+    /// SHA-256, as `cert show` and openssl print it.
+    pub fingerprint: Box<str>,
+}
+
+impl Identity {
+    /// Of a chain, leaf first; `resumed`: it was verified in an earlier handshake.
+    ///
+    /// # Errors
+    /// [`Refusal::Expired`] if it has expired since then. [`still_valid`] comes before; this does not depend on what
+    /// rustls' tickets look like inside.
+    pub fn of(
+        chain: &[CertificateDer<'_>],
+        resumed: bool,
+        now: SystemTime,
+    ) -> Result<Option<Self>, Refusal> {
+        let Some(leaf) = chain.first() else { return Ok(None) };
+        let Ok(facts) = Facts::of(leaf) else { return Err(Refusal::Bad) };
+        if resumed && unix(now) > facts.not_after {
+            return Err(Refusal::Expired);
+        }
+        let subject = printable(facts.subject.as_bytes()).into();
+        Ok(Some(Self { subject, fingerprint: facts.fingerprint.into() }))
+    }
+}
+
+/// Whether the client's certificate in the state of a session, if there is one, has not expired. State that is not
+/// understood is not resumed.
+pub fn still_valid(state: &[u8], now: SystemTime) -> bool {
+    match leaf(state) {
+        Some(None) => true,
+        Some(Some(der)) => Facts::of(der).is_ok_and(|facts| unix(now) <= facts.not_after),
+        None => false,
+    }
+}
+
+/// The leaf of the client's chain. The format is rustls' own (`ServerSessionValue`) and promised to nobody, so the tests
+/// resume sessions of both versions and let their certificates expire.
+fn leaf(state: &[u8]) -> Option<Option<&[u8]>> {
+    let mut rest = state;
+    let mut take = |length: usize| {
+        let (taken, left) = rest.split_at_checked(length)?;
+        rest = left;
+        Some(taken)
+    };
+    if take(1)? == [1] {
+        let length = take(1)?[0];
+        take(length.into())?; // SNI
+    }
+    take(4)?; // version and suite
+    let length = take(1)?[0];
+    take(length.into())?; // secret
+    take(1)?; // extended master secret
+    if take(1)? != [1] {
+        return Some(None);
+    }
+    take(3)?; // length of the chain
+    let length = take(3)?;
+    take(u32::from_be_bytes([0, length[0], length[1], length[2]]) as usize).map(Some)
+}
+
+/// Why a client's certificate was not good enough: a closed list.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, strum::VariantArray)]
+pub enum Refusal {
+    /// None was sent, and one is required.
+    Missing,
+    Expired,
+    NotYetValid,
+    Revoked,
+    /// There are lists, but none of a CA in its chain.
+    RevocationUnknown,
+    /// None of our CAs issued it, or intermediates are missing.
+    Foreign,
+    /// Its extended key usage leaves clients out.
+    WrongPurpose,
+    /// It does not parse, its signature or the client's is wrong, its algorithm is not taken.
+    Bad,
+    /// A revocation list of ours can't be used.
+    OurList,
+}
+
+impl Refusal {
+    /// `None`: the handshake failed of something else.
+    pub fn of(error: &rustls::Error) -> Option<Self> {
+        use CertificateError as C;
+        Some(match error {
+            rustls::Error::NoCertificatesPresented => Self::Missing,
+            rustls::Error::InvalidCertRevocationList(_) => Self::OurList,
+            rustls::Error::InvalidCertificate(error) => match error {
+                C::Expired | C::ExpiredContext { .. } => Self::Expired,
+                C::NotValidYet | C::NotValidYetContext { .. } => Self::NotYetValid,
+                C::Revoked => Self::Revoked,
+                C::UnknownRevocationStatus
+                | C::ExpiredRevocationList
+                | C::ExpiredRevocationListContext { .. } => Self::RevocationUnknown,
+                C::UnknownIssuer => Self::Foreign,
+                C::InvalidPurpose | C::InvalidPurposeContext { .. } => Self::WrongPurpose,
+                _ => Self::Bad,
+            },
+            _ => return None,
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests;

@@ -1,0 +1,164 @@
+//! The TLS settings around the certificates, as one `rustls::ServerConfig`.
+//!
+//! In: [`settings::Tls`], the files of ticket keys, client CAs and revocation lists that it names, and the certificates
+//! ([`super::names`]). Out: a configuration for new handshakes, and another one when clients are to be judged anew.
+//! Ticket keys and client CAs are read again each on its own, so a mistake in one keeps the old of that one only.
+//! **Invariant:** no 0-RTT, no key log.
+//! Not here: when files are looked at (`reload`).
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::SystemTime;
+
+use rustls::ServerConfig;
+use rustls::crypto::CryptoProvider;
+use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+
+use super::client_auth::{self, ClientAuth};
+use super::tickets::{self, Tickets};
+use super::{Error, policy};
+use crate::config::settings;
+
+/// Tickets of a TLS 1.3 handshake, each good for one connection (RFC 8446 §C.4: a ticket that is used twice ties the two
+/// together for whoever listens). Every connection brings new ones, so one would keep a mail client's five connections
+/// in tickets; the second is for the connection that a phone loses before its new ticket arrives, and for one more folder. It
+/// costs some 200 bytes and a few microseconds a session, and OpenSSL sends as many.
+const TICKETS: usize = 2;
+/// What a client gets that says how many it wants (RFC 9149).
+const MAX_TICKETS: usize = 4;
+
+/// What is read beside the certificates: the label and log field `what`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum Part {
+    Tickets,
+    ClientAuth,
+}
+
+/// Files that have changed and were read again.
+pub struct Reread {
+    pub part: Part,
+    pub result: Result<Fresh, Error>,
+}
+
+/// What is new.
+#[derive(Default)]
+pub struct Fresh {
+    /// For new handshakes; `None`: the one in use has it already.
+    pub config: Option<Arc<ServerConfig>>,
+    /// To be logged as warnings: keys that others may read, who will be refused, what expires.
+    pub notice: Vec<String>,
+    /// To be logged as errors.
+    pub problems: Vec<String>,
+    /// When the first of the clients' revocation lists is due to be replaced, unix seconds.
+    pub list_next_update: Option<i64>,
+}
+
+/// What stands around the certificates, from files that are read again.
+pub struct Configured {
+    settings: settings::Tls,
+    provider: Arc<CryptoProvider>,
+    /// Kept, so that sessions resume in the next configuration.
+    tickets: Option<Tickets>,
+    client_auth: Option<ClientAuth>,
+    names: Arc<dyn ResolvesServerCert>,
+}
+
+impl Configured {
+    /// Reads the files for the first time.
+    ///
+    /// # Errors
+    /// A file that is not what it should be, or no ticket key could be made.
+    pub fn new(
+        settings: &settings::Tls,
+        names: Arc<dyn ResolvesServerCert>,
+        now: SystemTime,
+    ) -> Result<(Self, Arc<ServerConfig>, Fresh), Error> {
+        let provider = Arc::new(policy::provider(settings));
+        let tickets = Tickets::new(&settings.tickets, now)?;
+        let client_auth = match &settings.client_auth {
+            Some(wanted) => Some(ClientAuth::new(wanted.clone(), &provider, now)?),
+            None => None,
+        };
+        let mut fresh = Fresh::default();
+        fresh.notice.extend(tickets.iter().flat_map(Tickets::notice));
+        if let Some(auth) = &client_auth {
+            fresh.notice.extend_from_slice(&auth.rules.notice);
+            fresh.problems.extend_from_slice(&auth.rules.problems);
+            fresh.list_next_update = auth.rules.next_update;
+        }
+        let configured = Self { settings: settings.clone(), provider, tickets, client_auth, names };
+        let config = configured.config()?;
+        Ok((configured, config, fresh))
+    }
+
+    /// The files to watch.
+    pub fn watched(&self) -> Vec<PathBuf> {
+        let mut paths = match &self.settings.tickets {
+            settings::Tickets::Files(files) => files.clone(),
+            settings::Tickets::Off | settings::Tickets::Memory => Vec::new(),
+        };
+        if let Some(wanted) = &self.settings.client_auth {
+            paths.push(wanted.ca.clone());
+            paths.extend(wanted.crl.clone());
+        }
+        paths
+    }
+
+    /// Reads what has changed; rolls the ticket keys in memory. What can't be read leaves the old in place and is read
+    /// again the next time. Costs one `stat` a file.
+    pub fn reread(&mut self, now: SystemTime) -> Vec<Reread> {
+        let mut all = Vec::new();
+        if let Some(tickets) = self.tickets.as_mut().filter(|tickets| tickets.due(now)) {
+            let result = match tickets.load(now) {
+                Ok(tickets::Change::Rotated) => None, // as a clock ticks
+                Ok(tickets::Change::Read { notice }) => {
+                    Some(Ok(Fresh { notice, ..Fresh::default() }))
+                }
+                Err(error) => Some(Err(error.into())),
+            };
+            all.extend(result.map(|result| Reread { part: Part::Tickets, result }));
+        }
+        if self.client_auth.as_ref().is_some_and(ClientAuth::due) {
+            all.push(Reread { part: Part::ClientAuth, result: self.reread_client_auth(now) });
+        }
+        all
+    }
+
+    fn reread_client_auth(&mut self, now: SystemTime) -> Result<Fresh, Error> {
+        let Some(auth) = &mut self.client_auth else { return Ok(Fresh::default()) };
+        auth.load(&self.provider, now)?;
+        let client_auth::Rules { notice, problems, next_update, .. } = auth.rules.clone();
+        Ok(Fresh { config: Some(self.config()?), notice, problems, list_next_update: next_update })
+    }
+
+    fn config(&self) -> Result<Arc<ServerConfig>, Error> {
+        let rules = self.client_auth.as_ref().map(|auth| &auth.rules);
+        let verifier = match rules {
+            Some(rules) => Arc::clone(&rules.verifier),
+            None => WebPkiClientVerifier::no_client_auth(),
+        };
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+            .with_protocol_versions(policy::versions(self.settings.min_version))?
+            .with_client_cert_verifier(verifier)
+            .with_cert_resolver(Arc::clone(&self.names));
+        config.alpn_protocols = vec![b"imap".to_vec()];
+        // Ours is the better order, and the difference between two AEAD suites is not the client's to decide.
+        config.ignore_client_order = true;
+        // Tickets hold the state, so that no session of ours has to be remembered.
+        config.session_storage = Arc::new(NoServerSessionStorage {});
+        match &self.tickets {
+            Some(tickets) => {
+                let policy = rules.map_or_else(Default::default, |rules| rules.policy);
+                config.ticketer = tickets.sealer(policy);
+                config.send_tls13_tickets = TICKETS;
+                config.max_tls13_tickets = MAX_TICKETS;
+            }
+            None => config.send_tls13_tickets = 0, // and no ticketer makes any for TLS 1.2
+        }
+        // Behind the handshake `proto::record` takes over.
+        config.enable_secret_extraction = true;
+        debug_assert_eq!(config.max_early_data_size, 0, "0-RTT can be replayed (RFC 9325 §3.10)");
+        Ok(Arc::new(config))
+    }
+}
