@@ -359,3 +359,66 @@ impl Drop for Out {
         TO_SOCKET.set(std::mem::take(&mut self.buffer));
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use rustls::client::ClientConnection;
+    use rustls::crypto::aws_lc_rs;
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+
+    use super::*;
+
+    /// A client whose records carry 27 bytes, and our configuration.
+    fn pair(version: &'static SupportedProtocolVersion) -> (ClientConnection, Arc<ServerConfig>) {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        client.max_fragment_size = Some(32);
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let mut server = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        server.enable_secret_extraction = true;
+        let name = ServerName::try_from("localhost").unwrap();
+        (ClientConnection::new(Arc::new(client), name).unwrap(), Arc::new(server))
+    }
+
+    #[test]
+    fn handshake_messages_may_be_cut_into_many_records_and_reads() {
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            for step in [1, 3, 40, 10_000] {
+                let (mut client, server) = pair(version);
+                let mut server = UnbufferedServerConnection::new(server).unwrap();
+                let (mut input, mut offered) = (Vec::new(), 0);
+                while server.is_handshaking() || client.is_handshaking() {
+                    let mut bytes = Vec::new();
+                    while client.wants_write() {
+                        client.write_tls(&mut bytes).unwrap();
+                    }
+                    for read in bytes.chunks(step) {
+                        input.extend_from_slice(read);
+                        let mut out = Out::borrow();
+                        process(&mut server, &mut input, &mut offered, &mut out).unwrap();
+                        let mut said = out.bytes();
+                        while !said.is_empty() {
+                            client.read_tls(&mut said).unwrap();
+                            client.process_new_packets().unwrap();
+                        }
+                    }
+                }
+                assert!(input.is_empty(), "{version:?}, {step}");
+                Records::new(server).unwrap();
+            }
+        }
+    }
+}
