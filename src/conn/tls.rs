@@ -362,6 +362,8 @@ impl Drop for Out {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::Arc;
+
     use rustls::client::ClientConnection;
     use rustls::crypto::aws_lc_rs;
     use rustls::pki_types::{PrivateKeyDer, ServerName};
