@@ -132,8 +132,9 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
         let (ctx, readiness) = (Arc::clone(&ctx), Arc::clone(&readiness));
         let issued = Arc::clone(&issued);
         async move {
-            let tls = &ctx.tls;
-            reload::keep(store, configured, tls, &ctx.metrics, &readiness, hangup, &issued).await;
+            let (ctx, readiness) = (&ctx, &readiness);
+            reload::keep(store, configured, &ctx.tls, &ctx.metrics, readiness, hangup, &issued)
+                .await;
         }
     };
     background.spawn(stop_background.clone().run_until_cancelled_owned(renewal));

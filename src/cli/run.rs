@@ -1,9 +1,14 @@
 //! `run`: the proxy, in the foreground.
 
+use std::time::Duration;
+
 use super::{ConfigArg, Error};
 use crate::config::settings::Settings;
 use crate::server::{self, Bound};
 use crate::{config, log};
+
+/// How long sessions that are cut get for their last log line.
+const CUT: Duration = Duration::from_secs(1);
 
 /// Run the proxy in the foreground
 ///
@@ -38,7 +43,7 @@ pub(super) fn serve(
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
     let result = runtime.block_on(server::run(settings, started));
-    // Sessions that did not end in time are cut; nothing waits for them.
-    runtime.shutdown_background();
+    // Sessions that did not end in time are cut; each writes its line when it is dropped.
+    runtime.shutdown_timeout(CUT);
     Ok(result?)
 }

@@ -217,6 +217,7 @@ pub(super) async fn linger(socket: &mut TcpStream) {
                 Poll::Pending => break Poll::Pending,
             }
         };
+        sink.as_mut_slice().zeroize(); // before TLS or login it may be a password
         FROM_SOCKET.set(sink);
         end
     });

@@ -21,6 +21,9 @@ pub const UNAVAILABLE: &[u8] =
 pub const RESTARTING: &[u8] = b"* BYE [UNAVAILABLE] The server is restarting.\r\n";
 pub const TOO_SLOW: &[u8] = b"* BYE Login took too long.\r\n";
 
+/// How long last words may take.
+const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(5);
+
 /// A client that is not logged in.
 pub struct Dialogue {
     client: Client,
@@ -104,7 +107,12 @@ impl Dialogue {
         match received {
             Ok(Ok(Received::Bytes)) => Ok(()),
             Ok(Ok(Received::End)) => Err(self.close(b"", Reason::ClientClosed, ctx).await),
-            Ok(Err(error)) => Err(error.into()),
+            Ok(Err(error)) => {
+                if let client::Error::Tls(_) = error {
+                    self.client.truncate(ctx.timeouts.write.min(LAST_WORDS)).await; // with its alert
+                }
+                Err(error.into())
+            }
             Err(_) => Err(self.too_slow(ctx).await),
         }
     }

@@ -73,7 +73,11 @@ impl From<Reason> for End {
 
 impl From<client::Error> for End {
     fn from(error: client::Error) -> Self {
-        Self { reason: error.into(), farewell: Farewell::Drop }
+        let farewell = match error {
+            client::Error::Tls(_) => Farewell::Truncate, // an alert is on its way
+            client::Error::Io(_) | client::Error::WriteTimeout => Farewell::Drop,
+        };
+        Self { reason: error.into(), farewell }
     }
 }
 

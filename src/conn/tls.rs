@@ -147,9 +147,10 @@ impl Shaking {
             ..Failure::Internal.into()
         };
         let mut tls = Box::new(UnbufferedServerConnection::new(config).map_err(ours)?);
+        let mut offered = 0;
         let mut out = Out::borrow();
         loop {
-            match process(&mut tls, &mut input, &mut out) {
+            match process(&mut tls, &mut input, &mut offered, &mut out) {
                 Ok(()) if !tls.is_handshaking() => break,
                 Ok(()) => {}
                 Err(error) => {
@@ -251,10 +252,11 @@ impl Handshake {
 fn process(
     tls: &mut UnbufferedServerConnection,
     input: &mut Vec<u8>,
+    offered: &mut usize,
     out: &mut Out,
 ) -> Result<(), rustls::Error> {
     let mut consumed = 0;
-    let mut end = record_end(input, 0);
+    let mut end = offer(input, offered);
     let mut failed = None;
     let result = loop {
         if !tls.is_handshaking() && !tls.wants_write() && failed.is_none() {
@@ -279,7 +281,7 @@ fn process(
             Ok(_) => match failed.take() {
                 Some(error) => break Err(error),
                 None if end == input.len() => break Ok(()),
-                None => end = record_end(input, end),
+                None => end = offer(input, offered),
             },
             // The first error queues an alert, which the next turn brings.
             Err(error) if failed.is_none() => failed = Some(error),
@@ -287,17 +289,20 @@ fn process(
         }
     };
     input.drain(..consumed);
+    *offered = offered.saturating_sub(consumed);
     result
 }
 
-/// Where the record ends that begins at `at`; one that is not whole ends with the input.
-fn record_end(input: &[u8], at: usize) -> usize {
-    match &input[at..] {
-        [_, _, _, high, low, ..] => {
-            input.len().min(at + 5 + usize::from(u16::from_be_bytes([*high, *low])))
-        }
-        _ => input.len(),
+/// Offers one more record: the end of it, or of the input if it is not whole. `offered` is where the last whole one ends:
+/// rustls remembers how far it has looked, and joins what it has seen of a message over the headers below.
+fn offer(input: &[u8], offered: &mut usize) -> usize {
+    let [_, _, _, high, low, ..] = input[*offered..] else { return input.len() };
+    let end = *offered + 5 + usize::from(u16::from_be_bytes([high, low]));
+    if end > input.len() {
+        return input.len();
     }
+    *offered = end;
+    end
 }
 
 fn encode(
@@ -352,5 +357,70 @@ impl Out {
 impl Drop for Out {
     fn drop(&mut self) {
         TO_SOCKET.set(std::mem::take(&mut self.buffer));
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::sync::Arc;
+
+    use rustls::client::ClientConnection;
+    use rustls::crypto::aws_lc_rs;
+    use rustls::pki_types::{PrivateKeyDer, ServerName};
+    use rustls::{ClientConfig, RootCertStore, SupportedProtocolVersion};
+
+    use super::*;
+
+    /// A client whose records carry 27 bytes, and our configuration.
+    fn pair(version: &'static SupportedProtocolVersion) -> (ClientConnection, Arc<ServerConfig>) {
+        let provider = Arc::new(aws_lc_rs::default_provider());
+        let made = rcgen::generate_simple_self_signed(vec!["localhost".to_owned()]).unwrap();
+        let mut roots = RootCertStore::empty();
+        roots.add(made.cert.der().clone()).unwrap();
+        let mut client = ClientConfig::builder_with_provider(Arc::clone(&provider))
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_root_certificates(roots)
+            .with_no_client_auth();
+        client.max_fragment_size = Some(32);
+        let key = PrivateKeyDer::try_from(made.signing_key.serialize_der()).unwrap();
+        let mut server = ServerConfig::builder_with_provider(provider)
+            .with_protocol_versions(&[version])
+            .unwrap()
+            .with_no_client_auth()
+            .with_single_cert(vec![made.cert.der().clone()], key)
+            .unwrap();
+        server.enable_secret_extraction = true;
+        let name = ServerName::try_from("localhost").unwrap();
+        (ClientConnection::new(Arc::new(client), name).unwrap(), Arc::new(server))
+    }
+
+    #[test]
+    fn handshake_messages_may_be_cut_into_many_records_and_reads() {
+        for version in [&rustls::version::TLS12, &rustls::version::TLS13] {
+            for step in [1, 3, 40, 10_000] {
+                let (mut client, server) = pair(version);
+                let mut server = UnbufferedServerConnection::new(server).unwrap();
+                let (mut input, mut offered) = (Vec::new(), 0);
+                while server.is_handshaking() || client.is_handshaking() {
+                    let mut bytes = Vec::new();
+                    while client.wants_write() {
+                        client.write_tls(&mut bytes).unwrap();
+                    }
+                    for read in bytes.chunks(step) {
+                        input.extend_from_slice(read);
+                        let mut out = Out::borrow();
+                        process(&mut server, &mut input, &mut offered, &mut out).unwrap();
+                        let mut said = out.bytes();
+                        while !said.is_empty() {
+                            client.read_tls(&mut said).unwrap();
+                            client.process_new_packets().unwrap();
+                        }
+                    }
+                }
+                assert!(input.is_empty(), "{version:?}, {step}");
+                Records::new(server).unwrap();
+            }
+        }
     }
 }

@@ -3,11 +3,12 @@
 //! Nobody who serves waits for a slow disk or a full pipe: over [`MAX`] bytes lines are dropped, and their number is
 //! said once there is room again. The thread writes what there is as soon as there is something, then rests for
 //! [`REST`], so that under load it wakes a few hundred times a second and not for every line.
-//! **Invariant:** lines come out whole and in order; what was queued when the guard is dropped is written.
+//! **Invariant:** lines come out whole and in order; what was queued when the guard is dropped is written if anybody reads.
 
 use std::io::{self, Write};
+use std::sync::mpsc::{self, Receiver};
 use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
-use std::thread::{self, JoinHandle};
+use std::thread;
 use std::time::Duration;
 
 use tracing_subscriber::fmt::MakeWriter;
@@ -17,6 +18,8 @@ const MAX: usize = 1024 * 1024;
 /// Room that is kept from one time to the next.
 const KEPT: usize = 64 * 1024;
 const REST: Duration = Duration::from_millis(2);
+/// How long the end of the process waits for a slow reader.
+const LAST_LINES: Duration = Duration::from_secs(2);
 
 #[derive(Default)]
 struct State {
@@ -42,10 +45,11 @@ impl Shared {
 #[derive(Clone)]
 pub struct Queue(Arc<Shared>);
 
-/// Dropped, what is queued is written and the thread ends.
+/// Dropped, what is queued is written, within [`LAST_LINES`], and the thread ends.
 pub struct Guard {
     shared: Arc<Shared>,
-    thread: Option<JoinHandle<()>>,
+    /// Nothing ever comes; it breaks when the thread has ended.
+    ended: Receiver<()>,
 }
 
 /// `out` gets the lines.
@@ -55,9 +59,12 @@ pub struct Guard {
 pub fn start(out: impl Write + Send + 'static) -> io::Result<(Queue, Guard)> {
     let shared = Arc::<Shared>::default();
     let writer = Arc::clone(&shared);
-    let thread =
-        thread::Builder::new().name("log".to_owned()).spawn(move || write_out(&writer, out))?;
-    Ok((Queue(Arc::clone(&shared)), Guard { shared, thread: Some(thread) }))
+    let (end, ended) = mpsc::channel::<()>();
+    thread::Builder::new().name("log".to_owned()).spawn(move || {
+        write_out(&writer, out);
+        drop(end);
+    })?;
+    Ok((Queue(Arc::clone(&shared)), Guard { shared, ended }))
 }
 
 fn write_out(shared: &Shared, mut out: impl Write) {
@@ -80,10 +87,11 @@ fn write_out(shared: &Shared, mut out: impl Write) {
                 "log lines were dropped: whatever reads them is too slow"
             );
         }
-        if ended {
-            return;
+        match ended {
+            true if dropped == 0 => return,
+            true => {} // once more, for the line above
+            false => thread::sleep(REST),
         }
-        thread::sleep(REST);
     }
 }
 
@@ -121,16 +129,13 @@ impl Drop for Guard {
     fn drop(&mut self) {
         self.shared.state().ended = true;
         self.shared.changed.notify_one();
-        if let Some(thread) = self.thread.take() {
-            let _ = thread.join();
-        }
+        // A reader that has stopped for good must not keep the process.
+        let _ = self.ended.recv_timeout(LAST_LINES);
     }
 }
 
 #[cfg(test)]
 mod tests {
-    use std::sync::mpsc;
-
     use super::*;
 
     /// Writes nothing before it is let.

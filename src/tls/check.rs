@@ -1,5 +1,4 @@
-//! What `check` says of certificates, ticket keys, client CAs and revocation lists: everything that is wrong with
-//! the files that the settings name.
+//! What `check` says of certificates, ticket keys, client CAs and revocation lists: everything that is wrong with the files that the settings name.
 //!
 //! In: [`settings::Tls`]. Out: [`Finding`]s. Makes no files, opens no port.
 
@@ -13,8 +12,9 @@ use super::certificate::Pair;
 use super::complaints::{Complaint, Grade, complaints};
 use super::directory::Dir;
 use super::pairs::Source as _;
-use super::{acme, certificate, chain, client_auth, key_mode, policy, self_signed};
-use super::{store, tickets, unix};
+use super::{
+    acme, certificate, chain, client_auth, key_mode, policy, self_signed, store, tickets, unix,
+};
 use crate::config::settings::{self, CertificateFiles, CertificateSource, MinVersion};
 
 /// How bad a [`Finding`] is.

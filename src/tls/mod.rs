@@ -1,7 +1,7 @@
 //! The certificates that serve and the TLS settings around them.
 //!
-//! In: [`settings::Tls`](crate::config::settings::Tls). Out: [`Store`], which knows what to serve and follows its files,
-//! and [`Configured`], whose `rustls::ServerConfig` asks it; and [`check()`], the same look without making or changing anything.
+//! In: [`Tls`](crate::config::settings::Tls). Out: [`Store`], which knows what to serve and follows its files, and [`Configured`], whose
+//! `rustls::ServerConfig` asks it; and [`check()`], the same look without making or changing anything.
 //! TLS 1.3 and 1.2 (RFC 8446, RFC 5246 with AEAD suites only, RFC 9325), hybrid X25519MLKEM768 first, ALPN
 //! `imap` (RFC 7301: a client with a list of foreign protocols is refused with alert 120, one without a list
 //! is served), stateless tickets ([`tickets`]), client certificates where wanted ([`client_auth`]), no 0-RTT, no key log.
