@@ -222,7 +222,11 @@ impl Orders {
                     hook::run(hook, Action::Present, &name, &value).await?;
                 }
             }
-            challenge.set_ready().await?;
+            // A CA may have decided by the time that it answers: that is this name's, too.
+            challenge.set_ready().await.map_err(|error| match error {
+                instant_acme::Error::Api(problem) => Failure::problem(&problem, Some(&name)),
+                error => error.into(),
+            })?;
         }
         Ok(())
     }
