@@ -330,6 +330,24 @@ fn backend_is_held_up_while_the_client_does_not_read_and_memory_stays() {
     proxy.stop();
 }
 
+/// Their sessions share a thread, and so its buffers.
+#[test]
+fn what_a_client_that_broke_off_was_owed_reaches_no_other() {
+    let (backend, _) = generous();
+    let proxy = Proxy::starting(&backend).environment("TOKIO_WORKER_THREADS", "1").start();
+    let mut other = proxy.logged_in();
+    for round in 1..=20 {
+        let mut client = proxy.logged_in();
+        client.send("a XGIVE\r\n");
+        client.exactly(1 << 20);
+        client.vanish(); // in the middle of a write, more often than not
+        proxy.wait_for_ends("client_vanished", round);
+        assert!(other.result("NOOP").starts_with("OK"), "round {round}");
+    }
+    drop(other);
+    proxy.stop();
+}
+
 #[test]
 fn client_that_does_not_read_is_closed_at_the_write_deadline() {
     let (backend, given) = generous();

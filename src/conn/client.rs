@@ -21,10 +21,13 @@ use zeroize::Zeroize as _;
 
 use super::close::Reason;
 use super::socket::Unsent;
+use crate::proto::imap::secret::make_room;
 use crate::proto::record::{self, Opened, Records};
 
 /// Bytes that one read takes: large enough that system calls don't count.
 pub const CHUNK: usize = 64 * 1024;
+/// How long last words may take.
+pub const LAST_WORDS: Duration = Duration::from_secs(5);
 /// How long a closing connection is read on, so that a reset does not overtake our last words.
 const LINGER: Duration = Duration::from_secs(2);
 const MAX_LINGER: usize = 1024 * 1024;
@@ -124,6 +127,9 @@ impl Client {
     }
 
     fn open(&mut self, input: &mut Vec<u8>, plain: &mut Vec<u8>) -> Result<Received, Error> {
+        if self.private {
+            make_room(plain, input.len()); // it may hold the beginning of a password
+        }
         let before = plain.len();
         let opened = self.answering(|tls, out| tls.open(input, plain, out));
         self.partial = input.as_slice().into(); // nothing, when nothing is left

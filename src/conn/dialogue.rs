@@ -8,7 +8,7 @@ use tokio::time::{Instant, timeout_at};
 
 use super::Context;
 use super::backend::LoggedIn;
-use super::client::{self, Client, Received};
+use super::client::{self, Client, LAST_WORDS, Received};
 use super::close::Reason;
 use super::relay::Pair;
 use crate::proto::imap::dialogue::{self as proto, End, Login, Next};
@@ -21,9 +21,6 @@ pub const UNAVAILABLE: &[u8] =
 pub const RESTARTING: &[u8] = b"* BYE [UNAVAILABLE] The server is restarting.\r\n";
 pub const TOO_SLOW: &[u8] = b"* BYE Login took too long.\r\n";
 
-/// How long last words may take.
-const LAST_WORDS: std::time::Duration = std::time::Duration::from_secs(5);
-
 /// A client that is not logged in.
 pub struct Dialogue {
     client: Client,
@@ -35,7 +32,7 @@ pub struct Dialogue {
 
 /// Greets as the backend does.
 pub async fn greet(client: Client, ctx: &Context) -> Result<Dialogue, Reason> {
-    let mut dialogue = resume(client, Instant::now() + ctx.timeouts.login, ctx)?;
+    let mut dialogue = resume(client, Instant::now() + ctx.timeouts.login, ctx).await?;
     let Some(known) = ctx.backends.known() else {
         return Err(dialogue.close(UNAVAILABLE, Reason::BackendUnavailable, ctx).await);
     };
@@ -45,11 +42,13 @@ pub async fn greet(client: Client, ctx: &Context) -> Result<Dialogue, Reason> {
 
 /// Goes on with a client that was greeted before TLS (RFC 9051 §6.2.1: there is no second greeting) and whose login
 /// must be done by `deadline`.
-pub fn resume(mut client: Client, deadline: Instant, ctx: &Context) -> Result<Dialogue, Reason> {
-    let mut said = Vec::new();
-    client.receive_first(&mut said)?;
+pub async fn resume(client: Client, deadline: Instant, ctx: &Context) -> Result<Dialogue, Reason> {
     let proto = proto::Dialogue::new(ctx.line_limits());
-    Ok(Dialogue { client, proto, input: Input::from(said), deadline })
+    let mut dialogue = Dialogue { client, proto, input: Input::default(), deadline };
+    match dialogue.client.receive_first(dialogue.input.buffer()) {
+        Ok(_) => Ok(dialogue),
+        Err(error) => Err(dialogue.broken(error, ctx).await),
+    }
 }
 
 impl Dialogue {
@@ -107,12 +106,7 @@ impl Dialogue {
         match received {
             Ok(Ok(Received::Bytes)) => Ok(()),
             Ok(Ok(Received::End)) => Err(self.close(b"", Reason::ClientClosed, ctx).await),
-            Ok(Err(error)) => {
-                if let client::Error::Tls(_) = error {
-                    self.client.truncate(ctx.timeouts.write.min(LAST_WORDS)).await; // with its alert
-                }
-                Err(error.into())
-            }
+            Ok(Err(error)) => Err(self.broken(error, ctx).await),
             Err(_) => Err(self.too_slow(ctx).await),
         }
     }
@@ -133,13 +127,21 @@ impl Dialogue {
         self.deadline.saturating_duration_since(Instant::now())
     }
 
+    /// The client's side can't go on; one that breaks TLS is sent its alert.
+    async fn broken(&mut self, error: client::Error, ctx: &Context) -> Reason {
+        if let client::Error::Tls(_) = error {
+            self.client.truncate(ctx.timeouts.write.min(LAST_WORDS)).await;
+        }
+        error.into()
+    }
+
     pub async fn too_slow(&mut self, ctx: &Context) -> Reason {
         self.close(TOO_SLOW, Reason::LoginTimeout, ctx).await
     }
 
     /// Last words, close_notify; `reason` comes back for the log.
     pub async fn close(&mut self, last: &[u8], reason: Reason, ctx: &Context) -> Reason {
-        let limit = ctx.timeouts.write.min(std::time::Duration::from_secs(5));
+        let limit = ctx.timeouts.write.min(LAST_WORDS);
         if last.is_empty() || self.client.queue(last).is_ok() {
             self.client.close(limit).await;
         }

@@ -184,7 +184,7 @@ async fn until_login(
         ListenTls::StartTls => {
             let (socket, deadline) = starttls::wait(socket, session, ctx).await?; // greeted, and said STARTTLS
             let client = tls::accept(socket, Some(deadline), session, ctx).await?;
-            dialogue::resume(client, deadline, ctx)?
+            dialogue::resume(client, deadline, ctx).await?
         }
     };
     loop {

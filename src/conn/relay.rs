@@ -25,7 +25,7 @@ use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
 use super::Context;
-use super::client::{self, CHUNK, Client, Received};
+use super::client::{self, CHUNK, Client, LAST_WORDS, Received};
 use super::close::{Reason, Session};
 use super::socket::Unsent;
 use crate::metrics::{BackendMetrics, Phase};
@@ -34,8 +34,6 @@ use crate::proto::imap::secret::Input;
 
 /// Bytes that may wait for a client that goes on sending commands.
 const MAX_ANSWERS: usize = 2 * CHUNK;
-/// How long last words may take.
-const LAST_WORDS: Duration = Duration::from_secs(5);
 
 /// Both ends of one logged-in session, and what each has sent already.
 pub struct Pair {
@@ -301,6 +299,14 @@ impl Relay {
                 Poll::Ready(Ok(())) => again = true,
                 Poll::Ready(Err(end)) => return Poll::Ready(end),
                 Poll::Pending => {}
+            }
+            // What was queued on the way needs a waker for the time when it can go.
+            if self.client.waiting() > 0 {
+                match self.client.poll_flush(cx, &mut moved.to_client) {
+                    Poll::Ready(Ok(())) => again = true,
+                    Poll::Ready(Err(error)) => return Poll::Ready(client::Error::Io(error).into()),
+                    Poll::Pending => {}
+                }
             }
             if !again {
                 return Poll::Pending;

@@ -13,6 +13,8 @@ use tokio::net::TcpStream;
 
 /// A peer that vanished without a word is noticed after this and a few probes.
 const KEEPALIVE: Duration = Duration::from_secs(300);
+/// Pieces that one system call takes: more than the records of one chunk.
+const PIECES: usize = 8;
 
 /// Sends small segments at once and notices dead peers. An option that a system does not have costs nothing else. What
 /// a listener accepts inherits its options.
@@ -33,9 +35,6 @@ pub fn out_of_descriptors(error: &io::Error) -> bool {
         .raw_os_error()
         .is_some_and(|code| [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error).contains(&code))
 }
-
-/// Pieces that one system call takes: more than the records of one chunk.
-const PIECES: usize = 8;
 
 /// An error in the system's words, without the number that says the same.
 pub fn why(error: &io::Error) -> String {

@@ -10,10 +10,10 @@ use std::io;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout_at};
+use tokio::time::{Instant, timeout, timeout_at};
 
 use super::Context;
-use super::client::linger;
+use super::client::{LAST_WORDS, linger};
 use super::close::{Reason, Session};
 use super::dialogue::{RESTARTING, TOO_SLOW, UNAVAILABLE};
 use super::failure::{Failed, Failure};
@@ -91,8 +91,7 @@ async fn receive(
 async fn read(socket: &TcpStream, input: &mut Input) -> io::Result<usize> {
     loop {
         socket.readable().await?;
-        input.buffer().reserve(CHUNK);
-        match socket.try_read_buf(input.buffer()) {
+        match socket.try_read_buf(input.room(CHUNK)) {
             Err(error) if error.kind() == io::ErrorKind::WouldBlock => {}
             read => return read,
         }
@@ -114,9 +113,9 @@ async fn send(
     }
 }
 
-/// Last words, as far as the socket takes them at once: they are a line or two.
+/// Last words, to whoever takes them.
 async fn close(socket: &mut TcpStream, last: &[u8], reason: Reason) -> Reason {
-    let _ = socket.try_write(last);
+    let _ = timeout(LAST_WORDS, socket.write_all(last)).await;
     linger(socket).await;
     reason
 }

@@ -175,6 +175,15 @@ mod tests {
     }
 
     #[test]
+    fn a_reader_that_has_stopped_does_not_keep_the_process() {
+        let (go, let_go) = mpsc::channel();
+        let (queue, guard) = start(Slow { let_go, written: Arc::default() }).unwrap();
+        writeln!(&queue, "never read").unwrap();
+        drop(guard); // returns
+        drop(go);
+    }
+
+    #[test]
     fn what_is_queued_at_the_end_is_written() {
         let (go, let_go) = mpsc::channel();
         drop(go);

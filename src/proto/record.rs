@@ -153,7 +153,7 @@ impl Records {
         out: &mut Vec<Vec<u8>>,
     ) -> Result<Opened, Error> {
         let content = ContentType::from(record[0]);
-        // Whatever the header says: one that differs does not decrypt (TLS 1.2) or means nothing (RFC 8446 §5.1).
+        // Whatever the header says, which is only a hint to middleboxes (RFC 8446 §5.1).
         let version = ProtocolVersion::TLSv1_2;
         let message = InboundOpaqueMessage::new(content, version, &mut record[HEADER..]);
         let message = self.decrypter.decrypt(message, self.opened).map_err(|error| {

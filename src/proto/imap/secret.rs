@@ -45,6 +45,12 @@ impl Input {
         &mut self.0
     }
 
+    /// As [`Input::buffer`], with room for `n` more bytes.
+    pub fn room(&mut self, n: usize) -> &mut Vec<u8> {
+        make_room(&mut self.0, n);
+        &mut self.0
+    }
+
     /// Takes `n` bytes off the front. When nothing is left, no buffer is kept either: the client may be
     /// silent from now on.
     pub fn consume(&mut self, n: usize) {
@@ -59,6 +65,18 @@ impl Input {
     }
 }
 
+/// Room for `n` more bytes. Where that needs another allocation, the old one is overwritten before it is freed, which
+/// `Vec::reserve` would not do.
+pub fn make_room(bytes: &mut Vec<u8>, n: usize) {
+    let needed = bytes.len() + n;
+    if bytes.capacity() < needed {
+        let mut larger = Vec::with_capacity(needed.max(2 * bytes.capacity()));
+        larger.extend_from_slice(bytes);
+        bytes.zeroize();
+        *bytes = larger;
+    }
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -66,5 +84,14 @@ mod tests {
     #[test]
     fn a_secret_shows_its_length_and_nothing_else() {
         assert_eq!(format!("{:?}", Secret::new(b"S3cr3t".to_vec())), "Secret(6 bytes)");
+    }
+
+    #[test]
+    fn room_is_made_without_losing_a_byte() {
+        let mut input = Input::from(b"a LOGIN u p".to_vec());
+        for n in [0, 1, 100, 10_000] {
+            assert!(input.room(n).capacity() >= 11 + n);
+            assert_eq!(input.bytes(), b"a LOGIN u p");
+        }
     }
 }
