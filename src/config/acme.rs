@@ -9,7 +9,7 @@ use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::mistakes::Mistakes;
 use super::read::{Read, scalar};
-use super::values::{patterned, schema, word, worded};
+use super::values::{patterned, schema, word, words};
 use super::yaml::Node;
 
 /// Whether something is so.
@@ -109,14 +109,4 @@ pub enum ChallengeKind {
     Dns01,
 }
 
-const CHALLENGES: [&str; 3] = ["http-01", "tls-alpn-01", "dns-01"];
-
-impl Read for ChallengeKind {
-    const EXPECTED: &'static str = "http-01, tls-alpn-01 or dns-01";
-
-    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
-        word(node, mistakes, &CHALLENGES, &[Self::Http01, Self::TlsAlpn01, Self::Dns01])
-    }
-}
-
-schema!([] ChallengeKind, _generator => worded(&CHALLENGES));
+words!(ChallengeKind is "http-01, tls-alpn-01 or dns-01" { "http-01" => Http01, "tls-alpn-01" => TlsAlpn01, "dns-01" => Dns01 });

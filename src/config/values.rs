@@ -43,6 +43,23 @@ macro_rules! schema {
 
 pub(super) use schema;
 
+/// Describes a type that is one of a few words.
+macro_rules! words {
+    ($type:ident is $expected:literal { $($word:literal => $value:ident),+ }) => {
+        impl Read for $type {
+            const EXPECTED: &'static str = $expected;
+
+            fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+                $crate::config::values::word(node, mistakes, &[$($word),+], &[$(Self::$value),+])
+            }
+        }
+
+        schema!([] $type, _generator => $crate::config::values::worded(&[$($word),+]));
+    };
+}
+
+pub(super) use words;
+
 schema!([T: JsonSchema] At<T>, generator => T::json_schema(generator));
 
 schema!([T: JsonSchema] Tried<T>, generator => T::json_schema(generator));
@@ -295,41 +312,11 @@ pub fn word<T: Read + Clone>(
     })
 }
 
-const VERSIONS: [&str; 2] = ["1.2", "1.3"];
+words!(MinVersion is r#""1.2" or "1.3""# { "1.2" => Tls12, "1.3" => Tls13 });
 
-impl Read for MinVersion {
-    const EXPECTED: &'static str = r#""1.2" or "1.3""#;
+words!(ListenTls is "implicit or starttls" { "implicit" => Implicit, "starttls" => StartTls });
 
-    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
-        word(node, mistakes, &VERSIONS, &[Self::Tls12, Self::Tls13])
-    }
-}
-
-schema!([] MinVersion, _generator => worded(&VERSIONS));
-
-const LISTEN_TLS: [&str; 2] = ["implicit", "starttls"];
-
-impl Read for ListenTls {
-    const EXPECTED: &'static str = "implicit or starttls";
-
-    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
-        word(node, mistakes, &LISTEN_TLS, &[Self::Implicit, Self::StartTls])
-    }
-}
-
-schema!([] ListenTls, _generator => worded(&LISTEN_TLS));
-
-const ANSWERS: [&str; 2] = ["default", "refuse"];
-
-impl Read for UnknownName {
-    const EXPECTED: &'static str = "default or refuse";
-
-    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
-        word(node, mistakes, &ANSWERS, &[Self::Default, Self::Refuse])
-    }
-}
-
-schema!([] UnknownName, _generator => worded(&ANSWERS));
+words!(UnknownName is "default or refuse" { "default" => Default, "refuse" => Refuse });
 
 /// One item of `tls.certificates`: a pair or a directory, not both and not half of it.
 impl Read for CertificateSource {
@@ -455,17 +442,7 @@ pub enum ClientAuthMode {
     Required,
 }
 
-const MODES: [&str; 2] = ["optional", "required"];
-
-impl Read for ClientAuthMode {
-    const EXPECTED: &'static str = "optional or required";
-
-    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
-        word(node, mistakes, &MODES, &[Self::Optional, Self::Required])
-    }
-}
-
-schema!([] ClientAuthMode, _generator => worded(&MODES));
+words!(ClientAuthMode is "optional or required" { "optional" => Optional, "required" => Required });
 
 /// `log.level`
 #[derive(Clone, Copy, Debug)]
@@ -485,17 +462,7 @@ impl Read for Level {
 
 schema!([] Level, _generator => worded(&LEVELS));
 
-const FORMATS: [&str; 2] = ["text", "json"];
-
-impl Read for LogFormat {
-    const EXPECTED: &'static str = "text or json";
-
-    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
-        word(node, mistakes, &FORMATS, &[Self::Text, Self::Json])
-    }
-}
-
-schema!([] LogFormat, _generator => worded(&FORMATS));
+words!(LogFormat is "text or json" { "text" => Text, "json" => Json });
 
 #[cfg(test)]
 mod tests {
