@@ -1,8 +1,8 @@
 //! Every metric: name, help, labels, buckets.
 //!
 //! Prefix `imaps_proxy_`, base units, counted when a thing ends. Every label value comes from a closed list
-//! of ours, so nothing that a client sends can ever make a series; each series that can exist is there
-//! as 0 from the start. What the data path touches is resolved once and is then one atomic addition.
+//! of ours, the configuration or the operator's certificates, so nothing that a client sends can ever make a series; each
+//! series that can exist is there as 0 from the start, but for those of certificates and lists that are not there. What the data path touches is resolved once and is then one atomic addition.
 
 use std::collections::BTreeSet;
 use std::sync::{Arc, Mutex, PoisonError};

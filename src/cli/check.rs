@@ -10,10 +10,12 @@ use crate::tls::{self, Severity};
 /// Validate a configuration and the files that it names
 ///
 /// Reports every mistake, not only the first, as FILE:LINE:COLUMN: MESSAGE on standard error; then
-/// whether certificate and key can be read, belong together and are valid, and whether ticket keys,
-/// client CAs and revocation lists can be used. Opens no port, sends nothing, changes nothing.
+/// whether certificate and key can be read, belong together and are valid, whether what ACME needs is
+/// there, and whether ticket keys, client CAs and revocation lists can be used. Opens no port, sends
+/// nothing, changes nothing.
 ///
-/// Exit code 0: the proxy can start with it, perhaps with warnings. 2: it cannot.
+/// Exit code 0: fine, perhaps with warnings. 2: the proxy cannot start with it, or clients would be
+/// refused.
 ///
 /// Example, before a restart:
 ///

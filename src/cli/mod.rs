@@ -70,7 +70,9 @@ Environment:
 
 Signals:
   SIGTERM, SIGINT     stop: no new sessions, those that run are told BYE within timeouts.drain;
-                      the second one ends it at once";
+                      the second one ends it at once
+  SIGHUP              read certificates, ticket keys, client CAs and revocation lists again, and
+                      take a certificate that is worse than the one before";
 
 /// The whole command line.
 #[derive(Debug, Parser)]

@@ -146,7 +146,8 @@ section! {
         pub contact: Vec<Contact>,
         /// DNS names, all in one certificate. One with `*` as its first label needs dns-01.
         pub names: Several<At<CertificateName>>,
-        /// How the CA is shown that the names are ours: http-01, tls-alpn-01 or dns-01.
+        /// How the CA is shown that the names are ours: http-01 or dns-01 (tls-alpn-01 is refused: it is
+        /// not spoken here).
         pub challenge: ChallengeKind = "http-01",
         /// For http-01: where its requests arrive. The CA asks on port 80 of every name; forward that
         /// port, or just the path /.well-known/acme-challenge/, to another address if you like.
@@ -197,7 +198,7 @@ section! {
 }
 
 section! {
-    /// STARTTLS, AUTH=SCRAM-*-PLUS, LOGIN-REFERRALS, COMPRESS=* and UNAUTHENTICATE are always
+    /// STARTTLS, AUTH=*-PLUS, LOGIN-REFERRALS, COMPRESS=* and UNAUTHENTICATE are always
     /// removed, for they cannot work here; everything else passes as the server says it.
     pub struct Capabilities is "a section with `hide` or `add`" {
         /// Removed from what mail clients see. To hide LOGINDISABLED does not make a server accept
@@ -233,7 +234,7 @@ section! {
         pub login: Span<SHORTEST, { 10 * MINUTE }> = "60s",
         /// From a connection to the server to its greeting. From 100ms to 5m.
         pub backend_greeting: Span<SHORTEST, { 5 * MINUTE }> = "10s",
-        /// Each step of the login at the server. Dovecot may sit on a refused login for 17s. From
+        /// All of a login at the server. Dovecot may sit on a refused login for 17s. From
         /// 100ms to 10m.
         pub backend_login: Span<SHORTEST, { 10 * MINUTE }> = "60s",
         /// Silence in both directions after login. From 30m, which RFC 9051 §5.4 grants a client, to
@@ -241,7 +242,7 @@ section! {
         pub idle: Idle = "35m",
         /// One side takes no byte of what waits for it. From 100ms to 1h.
         pub write: Span<SHORTEST, HOUR> = "120s",
-        /// One side has ended its direction and the other has not. From 100ms to 1h.
+        /// The client has ended its side and the server has not finished. From 100ms to 1h.
         pub half_closed: Span<SHORTEST, HOUR> = "30s",
         /// From SIGTERM to the end; keep it below the grace of what stops the proxy. From 100ms
         /// to 1h.

@@ -1,7 +1,7 @@
 //! From a YAML file to [`Settings`], or to all of its mistakes.
 //!
 //! In: the path of a file, and the environment. Out: settings in which everything is possible, or
-//! every mistake with its line, its column and what would be right. [`load`] is the only way in.
+//! every mistake with its line, its column and what would be right. [`load`] is the way in, [`parse`] that for a text.
 //!
 //! The way of a file: `yaml` (text to tree), `env` (variables into scalars), `read` with `file`,
 //! `values`, `addresses` and `acme` (tree to sections), `rules` (what concerns several values; sections to

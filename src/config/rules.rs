@@ -12,6 +12,7 @@ use super::mistakes::{Mark, Mistakes};
 use super::read::{At, Tried};
 use super::settings::{self, Settings};
 use super::values::{ClientAuthMode, OnOff};
+use crate::proto::imap::capability::always_removed;
 use crate::tls::policy;
 
 /// The settings, or `None` and at least one recorded mistake.
@@ -209,7 +210,7 @@ fn backend(section: &file::Backend, mistakes: &mut Mistakes) -> settings::Backen
     let hide = &section.capabilities.hide;
     for At { mark, value } in &section.capabilities.add {
         let name = &value.0;
-        if never_works(name) {
+        if always_removed(name.as_bytes()) {
             let what = format!("`{name}` cannot work behind this proxy, which always removes it");
             mistakes.add(*mark, what);
         } else if hide.contains(value) {
@@ -225,13 +226,6 @@ fn backend(section: &file::Backend, mistakes: &mut Mistakes) -> settings::Backen
         },
         connect_timeout: section.connect_timeout.0,
     }
-}
-
-/// What the proxy takes out of every capability list; `name` is in upper case.
-fn never_works(name: &str) -> bool {
-    matches!(name, "STARTTLS" | "LOGIN-REFERRALS" | "UNAUTHENTICATE")
-        || name.starts_with("COMPRESS=")
-        || (name.starts_with("AUTH=SCRAM-") && name.ends_with("-PLUS"))
 }
 
 fn limits(section: &file::Limits) -> settings::Limits {
@@ -340,16 +334,6 @@ mod tests {
             let (a, b) = (a.parse().unwrap(), b.parse().unwrap());
             assert_eq!(collide(a, b), expected, "{a} {b}");
             assert_eq!(collide(b, a), expected, "{b} {a}");
-        }
-    }
-
-    #[test]
-    fn only_what_the_proxy_always_removes_never_works() {
-        for name in ["STARTTLS", "COMPRESS=DEFLATE", "AUTH=SCRAM-SHA-256-PLUS", "UNAUTHENTICATE"] {
-            assert!(never_works(name), "{name}");
-        }
-        for name in ["IDLE", "AUTH=PLAIN", "AUTH=SCRAM-SHA-256", "LITERAL+", "X-PLUS"] {
-            assert!(!never_works(name), "{name}");
         }
     }
 }

@@ -1,6 +1,6 @@
 //! The configuration as the rest of the crate sees it: checked, resolved, free of serde.
 //!
-//! Made only by [`super::load`]. Whatever is in here is possible: durations are positive, addresses
+//! Made only by [`super::load`] and [`super::parse`]. Whatever is in here is possible: durations are positive, addresses
 //! parse, exactly the right certificate sources are named. What a *file on disk* holds (is the key
 //! readable, does it belong to the certificate) is not checked here but when it is loaded.
 

@@ -122,7 +122,9 @@ impl Failure {
             }
             Self::AlertReceived => "it ended the handshake with an alert",
             Self::Malformed => "what it sent is against the protocol",
-            Self::Timeout => "it took longer than timeouts.handshake",
+            Self::Timeout => {
+                "it took longer than timeouts.handshake, or than what STARTTLS left of timeouts.login"
+            }
             Self::Closed => "it closed the connection",
             Self::Internal => "a defect of the proxy",
         }

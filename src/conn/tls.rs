@@ -107,7 +107,10 @@ pub async fn accept(
             Failure::Timeout.into()
         }
     };
-    Err(Failed { offer: shaking.offer, ..failed }.report(session, ctx))
+    let timed_out = failed.failure == Failure::Timeout;
+    let reason = Failed { offer: shaking.offer, ..failed }.report(session, ctx);
+    // Behind STARTTLS it may be the login that took too long.
+    Err(if timed_out && deadline < limit { Reason::LoginTimeout } else { reason })
 }
 
 /// A handshake under way, and what is known of the client so far.

@@ -152,7 +152,8 @@ pub(super) fn is_status(word: &[u8]) -> bool {
     [&b"OK"[..], b"NO", b"BAD", b"BYE", b"PREAUTH"].iter().any(|s| word.eq_ignore_ascii_case(s))
 }
 
-fn always_removed(word: &[u8]) -> bool {
+/// What can't work behind a terminator, or would escape it: no list keeps it, whatever an operator adds.
+pub fn always_removed(word: &[u8]) -> bool {
     let starts = |head: &[u8]| word.get(..head.len()).is_some_and(|w| w.eq_ignore_ascii_case(head));
     let ends = |tail: &[u8]| word.last_chunk::<5>().is_some_and(|w| w.eq_ignore_ascii_case(tail));
     word.eq_ignore_ascii_case(b"STARTTLS")
@@ -330,6 +331,22 @@ mod tests {
             let mut prefixed = b"* OK [CAPABILITY ".to_vec();
             prefixed.extend_from_slice(&line);
             let _ = repair(&["A"], &["B"]).line(&prefixed);
+        }
+    }
+
+    #[test]
+    fn only_what_the_proxy_always_removes_never_works() {
+        for name in [
+            "STARTTLS",
+            "COMPRESS=DEFLATE",
+            "AUTH=SCRAM-SHA-256-PLUS",
+            "AUTH=X-PLUS",
+            "UNAUTHENTICATE",
+        ] {
+            assert!(always_removed(name.as_bytes()), "{name}");
+        }
+        for name in ["IDLE", "AUTH=PLAIN", "AUTH=SCRAM-SHA-256", "LITERAL+", "X-PLUS"] {
+            assert!(!always_removed(name.as_bytes()), "{name}");
         }
     }
 }

@@ -5,7 +5,7 @@
 //! `certificate.pem` (a private key, then its chain). One file for both halves: there is no moment in which they do
 //! not fit. All files have mode 0600 and are replaced in one step.
 //! Blocking: not for threads that serve clients.
-//! Invariant: a file that can't be read is never overwritten.
+//! Invariant: an account that can't be read is never overwritten; a certificate that can't be is ordered anew.
 
 use std::fs::{self, DirBuilder};
 use std::io;
