@@ -3,6 +3,7 @@
 //! In: requests of the library. Out: whole answers. It trusts the system's CAs and those of `tls.acme.ca`, and looks
 //! names up as `backend::dial` does, for a static binary has no getaddrinfo.
 //! Limits: [`STEP`] for one request and all of its answer, [`MAX_ANSWER`] bytes of it.
+//! Invariant: nothing passes on which the library would panic.
 
 use std::net::SocketAddr;
 use std::path::Path;
@@ -16,9 +17,9 @@ use hickory_resolver::TokioResolver;
 use hickory_resolver::config::LookupIpStrategy;
 use hickory_resolver::net::NetError;
 use http_body_util::{BodyExt as _, Limited};
-use hyper::Request;
 use hyper::body::Bytes;
-use hyper::header::RETRY_AFTER;
+use hyper::header::{HeaderMap, HeaderValue, RETRY_AFTER};
+use hyper::{Method, Request, Uri};
 use hyper_rustls::{HttpsConnector, HttpsConnectorBuilder};
 use hyper_util::client::legacy::Client;
 use hyper_util::client::legacy::connect::HttpConnector;
@@ -35,6 +36,8 @@ use super::failure::Failure;
 
 const STEP: Duration = Duration::from_secs(30);
 const MAX_ANSWER: usize = 1 << 20;
+/// Seconds: a day. Nothing here waits longer, whatever the CA asks for.
+const MAX_WAIT: u64 = 86_400;
 
 /// One set of connections to the CA, for the time of an order.
 pub struct Https {
@@ -133,17 +136,19 @@ impl HttpClient for Https {
         &self,
         request: Request<BodyWrapper<Bytes>>,
     ) -> Pin<Box<dyn Future<Output = Result<BytesResponse, Error>> + Send>> {
-        let uri = request.uri().clone();
+        let (uri, is_get) = (request.uri().clone(), request.method() == Method::GET);
         let (sent, wait) = (self.client.request(request), Arc::clone(&self.wait));
         let exchange = async move {
-            let (parts, body) =
+            let (mut parts, body) =
                 sent.await.map_err(|error| Error::Other(error.into()))?.into_parts();
             let body = Limited::new(body, MAX_ANSWER).collect().await.map_err(Error::Other)?;
             let body = body.to_bytes();
+            let seconds = bound_wait(&mut parts.headers);
+            if is_get {
+                check_directory(&body)?;
+            }
             if !parts.status.is_success() {
-                let seconds = parts.headers.get(RETRY_AFTER).and_then(|value| value.to_str().ok());
-                let seconds = seconds.and_then(|text| text.trim().parse().ok()).unwrap_or(0);
-                wait.store(seconds, Ordering::Relaxed);
+                wait.store(seconds.unwrap_or(0), Ordering::Relaxed);
                 // A problem document says more than its status; anything else says less.
                 if body.first() != Some(&b'{') {
                     let text = format!("{uri} answered {}", parts.status);
@@ -156,5 +161,70 @@ impl HttpClient for Https {
             let late = |_| Err(Error::Other(format!("no answer within {STEP:?}").into()));
             timeout(STEP, exchange).await.unwrap_or_else(late)
         })
+    }
+}
+
+/// The seconds of a Retry-After, of which no more than [`MAX_WAIT`] are left: the library adds them to the time.
+fn bound_wait(headers: &mut HeaderMap) -> Option<u64> {
+    let seconds: u64 = headers.get(RETRY_AFTER)?.to_str().ok()?.trim().parse().ok()?;
+    if seconds > MAX_WAIT {
+        headers.insert(RETRY_AFTER, HeaderValue::from(MAX_WAIT));
+    }
+    Some(seconds.min(MAX_WAIT))
+}
+
+/// A directory (RFC 8555 §7.1.1) has URLs, which the library takes for granted. Other answers to GET have none of these.
+fn check_directory(body: &[u8]) -> Result<(), Error> {
+    let Ok(answer) = serde_json::from_slice::<serde_json::Value>(body) else { return Ok(()) };
+    for name in ["newNonce", "newAccount", "newOrder"] {
+        if answer
+            .get(name)
+            .and_then(|url| url.as_str())
+            .is_some_and(|url| url.parse::<Uri>().is_err())
+        {
+            return Err(Error::Other(format!("the directory's {name} is no URL").into()));
+        }
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_wait_is_too_long_for_the_clock() {
+        for (asked, left, seconds) in [
+            ("5", "5", Some(5)),
+            (" 120 ", "120", Some(120)),
+            ("86401", "86400", Some(86400)),
+            ("18446744073709551615", "86400", Some(86400)),
+            ("18446744073709551616", "18446744073709551616", None),
+            ("Fri, 31 Dec 1999 23:59:59 GMT", "Fri, 31 Dec 1999 23:59:59 GMT", None),
+        ] {
+            let mut headers = HeaderMap::new();
+            headers.insert(RETRY_AFTER, HeaderValue::from_static(asked));
+            assert_eq!(bound_wait(&mut headers), seconds, "{asked}");
+            assert_eq!(headers[RETRY_AFTER].to_str().unwrap().trim(), left);
+        }
+        assert_eq!(bound_wait(&mut HeaderMap::new()), None);
+    }
+
+    #[test]
+    fn a_directory_without_urls_is_refused() {
+        let directory = |nonce: &str| {
+            let whole =
+                serde_json::json!({ "newNonce": nonce, "newOrder": "https://ca.example/o" });
+            check_directory(whole.to_string().as_bytes())
+        };
+        directory("https://ca.example/nonce").unwrap();
+        for nonce in ["", " ", "https://ca.example/a b", "https://[::1"] {
+            let error = directory(nonce).unwrap_err().to_string();
+            assert_eq!(error, "the directory's newNonce is no URL", "{nonce}");
+        }
+        // What is no directory is for the library to judge.
+        for other in ["", "<html>", "[]", r#"{"suggestedWindow": {}}"#] {
+            check_directory(other.as_bytes()).unwrap();
+        }
     }
 }

@@ -2,6 +2,7 @@
 //!
 //! In: errors of the library, ACME problems (RFC 8555 §6.7), troubles of our own. Out: [`Failure`].
 
+use std::fmt::Write as _;
 use std::io;
 use std::path::Path;
 use std::time::Duration;
@@ -35,13 +36,19 @@ pub struct Failure {
     pub no_account: bool,
 }
 
-/// Longer texts of a CA are cut.
+/// Longer texts, which come from a CA, are cut. Characters.
 const MAX_TEXT: usize = 600;
 
 const REACH: &str = "see that tls.acme.directory is right and can be reached from here (for a private CA name its root in tls.acme.ca)";
 
 impl Failure {
+    /// What to do about a file.
+    pub const FILE: &str =
+        "the proxy's user must be able to read and write it, and there must be room for it";
+
     pub fn refused(text: String, advice: &'static str) -> Self {
+        let text = text.chars().map(|c| if c.is_control() { ' ' } else { c }).take(MAX_TEXT);
+        let text = text.collect();
         Self { trouble: Trouble::Refused, text, advice, wait: None, no_account: false }
     }
 
@@ -51,7 +58,7 @@ impl Failure {
 
     pub fn file(path: &Path, error: &io::Error) -> Self {
         let text = format!("{}: {error}", path.display());
-        Self::refused(text, "the proxy's user must be able to read and write it")
+        Self::refused(text, Self::FILE)
     }
 
     /// `subject` is the name that the problem is about, if it is about one.
@@ -60,7 +67,10 @@ impl Failure {
         let kind = kind.strip_prefix("urn:ietf:params:acme:error:").unwrap_or(kind);
         let mut text = problem.detail.clone().unwrap_or_else(|| "no reason given".to_owned());
         for sub in &problem.subproblems {
-            text = format!("{text}; {sub}");
+            if text.len() > MAX_TEXT * char::MAX.len_utf8() {
+                break;
+            }
+            let _ = write!(text, "; {sub}"); // a String takes everything
         }
         if let Some(subject) = subject {
             text = format!("{subject}: {text}");
@@ -69,17 +79,8 @@ impl Failure {
             text = format!("{text} ({kind})");
         }
         let (trouble, advice) = judge(kind);
-        Self {
-            trouble,
-            text: text
-                .chars()
-                .map(|c| if c.is_control() { ' ' } else { c })
-                .take(MAX_TEXT)
-                .collect(),
-            advice,
-            wait: None,
-            no_account: kind == "accountDoesNotExist",
-        }
+        let no_account = kind == "accountDoesNotExist";
+        Self { trouble, no_account, ..Self::refused(text, advice) }
     }
 }
 
@@ -153,6 +154,17 @@ mod tests {
         assert_eq!(failure.trouble, Trouble::Refused);
         let long = Failure::problem(&problem("caa", &"x".repeat(5000)), None);
         assert_eq!(long.text.len(), MAX_TEXT);
+    }
+
+    #[test]
+    fn a_flood_of_subproblems_is_cut_at_once() {
+        let each = serde_json::json!({ "detail": "é".repeat(10) });
+        let flood = serde_json::json!({ "detail": "no", "subproblems": vec![each; 100_000] });
+        let start = std::time::Instant::now();
+        let failure = Failure::problem(&serde_json::from_value(flood).unwrap(), None);
+        assert!(start.elapsed().as_secs() < 5, "{:?}", start.elapsed());
+        assert_eq!(failure.text.chars().count(), MAX_TEXT);
+        assert!(failure.text.starts_with("no; : éé"), "{}", failure.text);
     }
 
     #[test]
