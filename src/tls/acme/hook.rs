@@ -2,12 +2,13 @@
 //!
 //! In: a name and a value. The program is started as `HOOK present|cleanup _acme-challenge.NAME. VALUE`, as lego's
 //! `exec` provider does, so that hooks written for it work. Out: nothing, or why it failed. What it prints on standard
-//! error goes to ours. Limit: [`LIMIT`], then it is killed.
+//! error goes to ours. Limit: [`LIMIT`], then it is killed with all that it has started.
 
 use std::path::Path;
 use std::process::Stdio;
 use std::time::Duration;
 
+use rustix::process::{Pid, Signal, kill_process_group};
 use tokio::process::Command;
 use tokio::time::timeout;
 
@@ -29,6 +30,17 @@ pub fn record(name: &str) -> String {
     format!("_acme-challenge.{}.", name.strip_prefix("*.").unwrap_or(name))
 }
 
+/// Kills a hook and what it has started, unless it has ended by itself.
+struct Group(Option<Pid>);
+
+impl Drop for Group {
+    fn drop(&mut self) {
+        if let Some(group) = self.0 {
+            let _ = kill_process_group(group, Signal::KILL); // what is gone already is no loss
+        }
+    }
+}
+
 /// # Errors
 /// It can't be started, ends with another code than 0, or does not end.
 pub async fn run(hook: &Path, action: Action, record: &str, value: &str) -> Result<(), Failure> {
@@ -41,10 +53,17 @@ pub async fn run(hook: &Path, action: Action, record: &str, value: &str) -> Resu
         .args([action.into(), record, value])
         .stdin(Stdio::null())
         .stdout(Stdio::null())
+        .process_group(0)
         .kill_on_drop(true)
         .spawn()
         .map_err(|error| failed(format!("cannot be started: {error}")))?;
-    match timeout(LIMIT, child.wait()).await {
+    // Dropped before the child, whose number is its own until then.
+    let mut group = Group(child.id().and_then(|id| Pid::from_raw(id.cast_signed())));
+    let ended = timeout(LIMIT, child.wait()).await;
+    if let Ok(Ok(_)) = ended {
+        group.0 = None;
+    }
+    match ended {
         Ok(Ok(status)) if status.success() => Ok(()),
         Ok(Ok(status)) => Err(failed(format!("ended with {status}"))),
         Ok(Err(error)) => Err(failed(error.to_string())),
@@ -81,5 +100,30 @@ mod tests {
         assert_eq!(said, "present _acme-challenge.a. v\ncleanup _acme-challenge.a. v\n");
         let missing = run(&dir.path().join("no"), Action::Present, "a.", "v").await.unwrap_err();
         assert!(missing.text.contains("cannot be started"));
+    }
+
+    #[tokio::test]
+    async fn what_a_hook_has_started_ends_with_it() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hook, started) = (dir.path().join("hook"), dir.path().join("started"));
+        let (new, done) = (dir.path().join("new").display().to_string(), started.display());
+        let script = format!("#!/bin/sh\nsleep 1000 &\necho $! >{new}\nmv {new} {done}\nwait\n");
+        fs::write(&hook, script).unwrap();
+        fs::set_permissions(&hook, fs::Permissions::from_mode(0o755)).unwrap();
+        let wait = || tokio::time::sleep(Duration::from_millis(5));
+        let running = async {
+            while !started.exists() {
+                wait().await;
+            }
+        };
+        tokio::select! {
+            ended = run(&hook, Action::Present, "a.", "v") => panic!("{ended:?}"),
+            () = running => {} // and the hook is dropped
+        }
+        let stat = format!("/proc/{}/stat", fs::read_to_string(&started).unwrap().trim());
+        // Gone, or dead and not yet buried by whoever inherited it.
+        while fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+            wait().await;
+        }
     }
 }
