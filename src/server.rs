@@ -26,7 +26,7 @@ use crate::tls::{self, acme};
 
 /// What sessions get beyond `timeouts.drain` to write their last words.
 const GRACE: Duration = Duration::from_secs(3);
-/// Descriptors for everything that is not a session: log, listeners, metrics, resolver.
+/// Descriptors for everything that is not a session: log, listeners, metrics, resolver. The listener of ACME has some more.
 const RESERVED_DESCRIPTORS: u64 = 48;
 
 #[derive(Debug, thiserror::Error)]
@@ -122,7 +122,8 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
             tracing::info!(service = "acme", %address, "listening");
             let answers = Arc::clone(&answers);
             let answer = move |request: &_| answers.answer(request);
-            background.spawn(probes::serve_with(listener, answer, stop_background.clone()));
+            let stop = stop_background.clone();
+            background.spawn(probes::serve_with(probes::PUBLIC, listener, answer, stop));
         }
         let (ctx, issued) = (Arc::clone(&ctx), Arc::clone(&issued));
         let keep = async move { acme::keep(settings, answers, issued, &ctx.metrics).await };
@@ -209,9 +210,12 @@ fn fit_descriptors(settings: &mut Settings) {
     // No core file: it would hold keys and passwords.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let Some(descriptors) = getrlimit(Resource::Nofile).current else { return };
-    let fit = usize::try_from(descriptors.saturating_sub(RESERVED_DESCRIPTORS) / 2)
-        .unwrap_or(usize::MAX)
-        .max(1);
+    let reserved = match settings.tls.acme.as_ref().map(|acme| &acme.challenge) {
+        Some(Challenge::Http01 { .. }) => RESERVED_DESCRIPTORS + probes::PUBLIC.connections as u64,
+        _ => RESERVED_DESCRIPTORS,
+    };
+    let fit =
+        usize::try_from(descriptors.saturating_sub(reserved) / 2).unwrap_or(usize::MAX).max(1);
     if settings.limits.connections > fit {
         tracing::warn!(
             "limits.connections is {}, but {descriptors} file descriptors are enough for {fit} sessions: that is the limit now \

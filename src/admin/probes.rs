@@ -1,10 +1,10 @@
 //! The HTTP listener that Prometheus and orchestrators ask: `/metrics`, `/healthz`, `/readyz`; by [`serve_with`] also
-//! one with other answers.
+//! one with other answers and limits.
 //!
 //! In: a bound listener. Out: answers to GET and HEAD (HTTP/1.1, RFC 9112), nothing else.
-//! Limits: 16 connections at once (one more ends the oldest, so that idle ones keep nobody out), 10 s for a request's head (which is also how
-//! long a connection may stay idle), 16 KiB of it, 30 s for a connection in all, and then 10 s to finish an
-//! answer.
+//! Limits: 16 connections at once (one more ends the oldest, so that idle ones keep nobody out), 10 s for a request's
+//! head (which is also how long a connection may stay idle), 16 KiB of it, 30 s for a connection in all, and then 10 s to
+//! finish an answer. Where everybody may ask, [`PUBLIC`].
 //! Invariant: nothing that a request holds is echoed, and nothing about users or clients is shown.
 //! Not here: what is counted (`metrics`), and who sets [`Readiness`].
 
@@ -31,14 +31,16 @@ use super::Readiness;
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// What a connection may cost; the values of the module header, smaller only in tests.
+/// What a connection may cost.
 #[derive(Clone, Copy)]
-struct Limits {
-    connections: usize,
+pub struct Limits {
+    pub connections: usize,
     head: Duration,
     head_bytes: usize,
     connection: Duration,
     last_answer: Duration,
+    /// After an answer the next request may follow.
+    keep_alive: bool,
 }
 
 const LIMITS: Limits = Limits {
@@ -47,6 +49,18 @@ const LIMITS: Limits = Limits {
     head_bytes: 16 * 1024,
     connection: Duration::from_secs(30),
     last_answer: Duration::from_secs(10),
+    keep_alive: true,
+};
+
+/// For a listener that the Internet reaches: so many places, and each for so short, that whoever takes them all does not
+/// end the connection of a CA before it has its answer.
+pub const PUBLIC: Limits = Limits {
+    connections: 256,
+    head: Duration::from_secs(2),
+    connection: Duration::from_secs(5),
+    last_answer: Duration::from_secs(2),
+    keep_alive: false,
+    ..LIMITS
 };
 
 /// Answers until `stop`; then the listener closes, running answers get a moment, and it returns. Cancel it
@@ -58,12 +72,7 @@ pub async fn serve(
     stop: CancellationToken,
 ) {
     let answer = move |request: &_| answer(request, &registry, &readiness, SystemTime::now());
-    serve_with(listener, answer, stop).await;
-}
-
-/// As [`serve`], with answers of somebody else's.
-pub async fn serve_with(listener: TcpListener, answer: impl Answer, stop: CancellationToken) {
-    serve_within(LIMITS, listener, answer, stop).await;
+    serve_with(LIMITS, listener, answer, stop).await;
 }
 
 /// Answers a request without waiting for anything.
@@ -71,7 +80,8 @@ pub trait Answer: Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Send + Sync 
 
 impl<F: Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Send + Sync + 'static> Answer for F {}
 
-async fn serve_within(
+/// As [`serve`], with answers of somebody else's.
+pub async fn serve_with(
     limits: Limits,
     listener: TcpListener,
     answer: impl Answer,
@@ -127,6 +137,7 @@ async fn answer_all(
     let connection = http1::Builder::new()
         .timer(TokioTimer::new()) // without it the next line is silently off
         .header_read_timeout(limits.head)
+        .keep_alive(limits.keep_alive)
         .max_header_size(limits.head_bytes)
         .serve_connection(TokioIo::new(socket), service);
     tokio::pin!(connection);
@@ -218,7 +229,7 @@ mod tests {
             let stop = CancellationToken::new();
             let known = Arc::clone(&readiness);
             let answer = move |request: &_| answer(request, &registry, &known, SystemTime::now());
-            let served = serve_within(limits, listener, answer, stop.clone());
+            let served = serve_with(limits, listener, answer, stop.clone());
             Self { address, readiness, stop, task: tokio::spawn(served) }
         }
 
@@ -309,6 +320,24 @@ mod tests {
         let answer = running.ask(&format!("{keep}{keep}{}", get("/"))).await;
         assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 3, "{answer}");
         assert!(answer.ends_with("it can serve\n"));
+        running.end().await;
+    }
+
+    #[tokio::test]
+    async fn where_everybody_may_ask_a_connection_has_one_answer() {
+        let running = Running::start(PUBLIC).await;
+        let mut idle = Vec::new();
+        for _ in 1..PUBLIC.connections {
+            idle.push(running.connect().await);
+        }
+        let keep = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
+        let begun = Instant::now();
+        let answer = running.ask(&keep.repeat(3)).await;
+        assert_eq!(answer.matches("HTTP/1.1 200 OK").count(), 1, "{answer}");
+        for mut one in idle {
+            rest(&mut one).await;
+        }
+        assert!(begun.elapsed() < PUBLIC.connection, "a silent one is cut off early");
         running.end().await;
     }
 
