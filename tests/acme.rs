@@ -11,6 +11,8 @@ use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
+use imaps_proxy::config::settings::{Acme, Challenge};
+use imaps_proxy::tls::acme::Storage;
 use support::{
     Authority, Certificates, FakeBackend, PATIENCE, Process, Proxy, Starting, days, free_port,
     program, run, within,
@@ -99,7 +101,17 @@ impl Pebble {
     }
 
     fn storage_of(&self, storage: &Path) -> PathBuf {
-        storage.join(format!("localhost-{}-dir", self.port))
+        let acme = Acme {
+            directory: format!("https://localhost:{}/dir", self.port),
+            contact: Vec::new(),
+            names: Vec::new(),
+            challenge: Challenge::Http01 { address: (Ipv4Addr::LOCALHOST, self.http).into() },
+            storage: storage.to_owned(),
+            ca: None,
+            profile: None,
+            external_account: None,
+        };
+        Storage::new(&acme).certificate().parent().unwrap().to_owned()
     }
 }
 
@@ -315,6 +327,44 @@ fn an_external_account_is_bound() {
     within(ORDER, "the CA refuses", || {
         proxy.log().iter().any(|line| line.field("advice").contains("tls.acme.external_account"))
     });
+}
+
+#[test]
+fn a_directory_that_is_none_is_told_and_ends_nothing() {
+    let pebble = Pebble::stopped(false);
+    // Without the check of it the library panics on such a URL.
+    let directory =
+        serde_json::json!({ "newNonce": " ", "newAccount": "https://localhost/", "newOrder": "" });
+    let answer = format!("HTTP/1.0 200 OK\r\nRetry-After: {}\r\n\r\n{directory}", u64::MAX);
+    fs::write(pebble.folder.path().join("dir"), answer).unwrap();
+    let mut command = Command::new(program("openssl", "openssl"));
+    command.current_dir(pebble.folder.path()).args(["s_server", "-HTTP", "-quiet"]);
+    command.args(["-accept", &pebble.port.to_string(), "-cert", "cert.pem", "-key", "key.pem"]);
+    let _ca = Process::start(command);
+    within(PATIENCE, "the CA listens", || connects(pebble.port));
+    let backend = FakeBackend::plain();
+    let storage = tempfile::tempdir().unwrap();
+    let proxy = starting(&backend, &pebble.section("mail.example.org", storage.path(), "")).start();
+    // It is tried again, so the task still runs.
+    within(ORDER, "two orders fail", || proxy.metric(FAILED) > 1.5);
+    let line = proxy.log().into_iter().find(|line| line.message() == "ACME order").unwrap();
+    assert!(line.field("error").contains("newNonce is no URL"), "{line:?}");
+    assert!(served(proxy.imaps, "mail.example.org").1.contains("imaps-proxy CA"));
+}
+
+#[test]
+fn where_nothing_can_be_kept_nothing_is_ordered() {
+    let pebble = Pebble::start();
+    let backend = FakeBackend::plain();
+    let storage = tempfile::tempdir().unwrap();
+    let kept = pebble.storage_of(storage.path());
+    fs::create_dir_all(kept.join("..room.new")).unwrap(); // in the way of the first file
+    let section = pebble.section("mail.example.org", storage.path(), "");
+    let proxy = starting(&backend, &section).start();
+    within(ORDER, "an order fails", || proxy.metric(FAILED) > 0.5);
+    let line = proxy.log().into_iter().find(|line| line.message() == "ACME order").unwrap();
+    assert!(line.field("error").contains(kept.to_str().unwrap()), "{line:?}");
+    assert!(!proxy.text().contains("ACME account made"), "{}", proxy.text());
 }
 
 #[test]

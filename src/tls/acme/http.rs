@@ -28,6 +28,10 @@ impl Answers {
         self.lock().remove(token);
     }
 
+    pub fn withdraw_all(&self) {
+        self.lock().clear();
+    }
+
     pub fn answer(&self, request: &Request<Incoming>) -> Response<Full<Bytes>> {
         self.to(request.method(), request.uri().path())
     }

@@ -15,7 +15,10 @@
 //! what serves goes on serving whatever happens here. Without `tls.acme` nothing of it is made.
 //! Several processes must not share a storage: each would order.
 
+use std::panic::{AssertUnwindSafe, catch_unwind};
+use std::pin::pin;
 use std::sync::Arc;
+use std::task::Poll;
 use std::time::{Duration, Instant, SystemTime};
 
 use rustls::crypto::aws_lc_rs;
@@ -44,7 +47,7 @@ mod failure;
 pub use http::Answers;
 pub use storage::{Issued, Storage};
 
-use failure::Failure;
+use failure::{Failure, Trouble};
 use order::Orders;
 use renewal::Window;
 
@@ -55,15 +58,53 @@ const SUGGESTIONS: (Duration, Duration) = (Duration::from_mins(1), Duration::fro
 /// When it could not be asked.
 const SUGGESTION_FAILED: Duration = Duration::from_hours(1);
 
-/// Orders and renews, until it is dropped. `issued` is told of every new certificate.
+/// Orders and renews, until it is dropped. `issued` is told of every new certificate. A mistake in all that reads what a
+/// CA sends must not be the end of it: after a panic it begins anew.
 pub async fn keep(
     settings: settings::Acme,
     answers: Arc<Answers>,
     issued: Arc<Notify>,
     metrics: &Metrics,
 ) {
+    let mut panics = 0;
+    loop {
+        let started = Instant::now();
+        until_panic(keep_on(settings.clone(), Arc::clone(&answers), &issued, metrics)).await;
+        answers.withdraw_all();
+        metrics.acme_ordered(false);
+        panics = if started.elapsed() > Duration::from_hours(24) { 1 } else { panics + 1 };
+        let pause = renewal::pause(Trouble::Refused, panics, None, chance());
+        let next = unix(SystemTime::now()).saturating_add(pause.as_secs().cast_signed());
+        metrics.acme_next_order(next);
+        tracing::error!(
+            next = facts::date(next),
+            "ACME has panicked, which is a mistake of the proxy: report what stands on standard error"
+        );
+        sleep(pause).await;
+    }
+}
+
+/// Ends when `work` does, well or not.
+async fn until_panic(work: impl Future) {
+    let mut work = pin!(work);
+    std::future::poll_fn(|cx| {
+        // It is not polled again.
+        match catch_unwind(AssertUnwindSafe(|| work.as_mut().poll(cx))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(_)) | Err(_) => Poll::Ready(()),
+        }
+    })
+    .await;
+}
+
+async fn keep_on(
+    settings: settings::Acme,
+    answers: Arc<Answers>,
+    issued: &Notify,
+    metrics: &Metrics,
+) {
     let storage = Storage::new(&settings);
-    let orders = Orders { settings, storage, answers };
+    let mut orders = Orders { settings, storage, answers, unkept: None };
     let names = orders.settings.names.join(" ");
     let mut known = Known::default();
     let mut failures = 0;
@@ -79,14 +120,21 @@ pub async fn keep(
             continue;
         }
         let started = Instant::now();
-        let result = orders.order(known.leaf.as_ref().map(|leaf| &leaf.der)).await;
+        let mut result = orders.order(known.leaf.as_ref().map(|leaf| &leaf.der)).await;
         let duration_seconds = (started.elapsed().as_secs_f64() * 1000.0).round() / 1000.0;
+        if result.is_ok() {
+            known.look(&orders).await;
+            if known.leaf.is_none() {
+                let path = orders.storage.certificate();
+                let text = format!("{}: the new certificate can't be read again", path.display());
+                result = Err(Failure::refused(text, Failure::FILE));
+            }
+        }
         let now = unix(SystemTime::now());
         metrics.acme_ordered(result.is_ok());
         match result {
             Ok(()) => {
                 failures = 0;
-                known.look(&orders).await;
                 let life = known.leaf.as_ref().map_or(0, |leaf| leaf.not_after - leaf.not_before);
                 not_before = renewal::not_before(now, life);
                 let next = facts::date(known.due().max(not_before));
@@ -214,5 +262,21 @@ fn chance() -> f64 {
     match aws_lc_rs::default_provider().secure_random.fill(&mut bytes) {
         Ok(()) => f64::from(u32::from_le_bytes(bytes)) / f64::from(u32::MAX),
         Err(_) => 0.5, // it only spreads load
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[tokio::test]
+    async fn a_panic_ends_the_work_and_nothing_else() {
+        until_panic(async {
+            sleep(Duration::from_millis(1)).await;
+            panic!("as a library may");
+        })
+        .await;
+        until_panic(blocking(|| panic!("in a thread"))).await;
+        until_panic(async {}).await;
     }
 }

@@ -1,7 +1,7 @@
 //! What ACME keeps on disk, and the [`Source`] that hands it out.
 //!
-//! In `tls.acme.storage` every CA has a folder of its own, named after its directory URL, so that what a staging
-//! CA has issued is never taken for the real thing: `account.json` (the account's URL and key) and
+//! In `tls.acme.storage` every CA has a folder of its own, named after its directory URL (and a hash of it, for names
+//! are made fit), so that what a staging CA has issued is never taken for the real thing: `account.json` (the account's URL and key) and
 //! `certificate.pem` (a private key, then its chain). One file for both halves: there is no moment in which they do
 //! not fit. All files have mode 0600 and are replaced in one step.
 //! Blocking: not for threads that serve clients.
@@ -12,12 +12,16 @@ use std::io;
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use aws_lc_rs::digest::{SHA256, digest};
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use instant_acme::AccountCredentials;
+use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
 
 use super::super::facts::{Facts, Name};
 use super::super::pairs::{Files, Found, Source, is_there};
-use super::super::{certificate, self_signed};
+use super::super::{certificate, chain, self_signed};
 use super::failure::Failure;
 use crate::config::settings::{Acme, CertificateFiles};
 
@@ -25,11 +29,21 @@ use crate::config::settings::{Acme, CertificateFiles};
 #[derive(Clone, Debug)]
 pub struct Storage {
     dir: PathBuf,
+    /// The CA's, as configured.
+    directory: String,
 }
+
+/// An account has some hundred bytes, and so has the key of an external one.
+pub const MAX_SECRET: u64 = 64 << 10;
+/// More than an account or a certificate takes.
+const ROOM: usize = 64 << 10;
 
 impl Storage {
     pub fn new(settings: &Acme) -> Self {
-        Self { dir: settings.storage.join(folder(&settings.directory)) }
+        Self {
+            dir: settings.storage.join(folder(&settings.directory)),
+            directory: settings.directory.clone(),
+        }
     }
 
     /// Holds the private key as well.
@@ -45,18 +59,35 @@ impl Storage {
     /// The account that was made here, if one was.
     ///
     /// # Errors
-    /// The file can't be read or is damaged.
+    /// The file can't be read, is damaged, or holds an account of another CA.
     pub fn account(&self) -> Result<Option<AccountCredentials>, Failure> {
+        const RESTORE: &str = "restore the file; or remove it, and a new account is made";
         let path = self.account_path();
-        let text = match fs::read(&path) {
-            Ok(text) => Zeroizing::new(text),
-            Err(error) if error.kind() == io::ErrorKind::NotFound => return Ok(None),
-            Err(error) => return Err(Failure::file(&path, &error)),
+        let text = match certificate::read_bytes(&path, certificate::What::Key, MAX_SECRET) {
+            Ok(text) => text,
+            Err(certificate::Error::Missing { .. }) => return Ok(None),
+            Err(error) => return Err(Failure::refused(chain(&error), Failure::FILE)),
         };
-        serde_json::from_slice(&text).map(Some).map_err(|error| {
-            let text = format!("{}: no ACME account: {error}", path.display());
-            Failure::refused(text, "restore the file; or remove it, and a new account is made")
-        })
+        let useless = |error: serde_json::Error| {
+            Failure::refused(format!("{}: no ACME account: {error}", path.display()), RESTORE)
+        };
+        let account = serde_json::from_slice(&text).map_err(useless)?;
+        let shown: serde_json::Value = serde_json::from_slice(&text).map_err(useless)?;
+        let directory = shown.get("directory").and_then(|url| url.as_str()).unwrap_or("nowhere");
+        if plain(directory) != plain(&self.directory) {
+            let (path, ours) = (path.display(), &self.directory);
+            let text = format!("{path}: an ACME account of {directory}, not of {ours}");
+            return Err(Failure::refused(text, RESTORE));
+        }
+        Ok(Some(account))
+    }
+
+    /// Writes as much as ever will be needed, and takes it away again: what can't be kept must not be ordered.
+    pub fn try_room(&self) -> Result<(), Failure> {
+        const FILE: &str = ".room";
+        self.write(FILE, &[b'\n'; ROOM])?;
+        let path = self.dir.join(FILE);
+        fs::remove_file(&path).map_err(|error| Failure::file(&path, &error))
     }
 
     pub fn keep_account(&self, account: &AccountCredentials) -> Result<(), Failure> {
@@ -77,8 +108,13 @@ impl Storage {
         }
     }
 
-    /// Both as PEM.
-    pub fn keep_certificate(&self, key: &str, chain: &str) -> Result<(), Failure> {
+    /// `key` is PEM.
+    pub fn keep_certificate(
+        &self,
+        key: &str,
+        chain: &[CertificateDer<'static>],
+    ) -> Result<(), Failure> {
+        let chain: String = chain.iter().map(pem).collect();
         let text = Zeroizing::new(format!("{}\n{chain}", key.trim_end()));
         self.write("certificate.pem", text.as_bytes())
     }
@@ -103,12 +139,31 @@ impl Storage {
     }
 }
 
-/// `https://ca.example:14000/dir` is `ca.example-14000-dir`.
+/// `https://ca.example:14000/dir` is `ca.example-14000-dir-` and eight digits of a hash.
 fn folder(directory: &str) -> String {
+    let directory = plain(directory);
     let rest = directory.strip_prefix("https://").unwrap_or(directory);
     let kept = |c: char| if c.is_ascii_alphanumeric() || c == '.' { c } else { '-' };
-    let name: String = rest.trim_end_matches('/').chars().map(kept).take(200).collect();
-    name.trim_start_matches('.').to_owned()
+    let name: String = rest.chars().map(kept).take(200).collect();
+    let hash = digest(&SHA256, directory.as_bytes());
+    let hash: String = hash.as_ref()[..4].iter().map(|byte| format!("{byte:02x}")).collect();
+    format!("{}-{hash}", name.trim_start_matches('.'))
+}
+
+/// With and without a slash at its end a directory is the same.
+fn plain(directory: &str) -> &str {
+    directory.trim_end_matches('/')
+}
+
+/// RFC 7468 §5.
+fn pem(der: &CertificateDer<'static>) -> String {
+    let text = STANDARD.encode(der);
+    let mut out = String::from("-----BEGIN CERTIFICATE-----\n");
+    for line in text.as_bytes().chunks(64) {
+        out.extend(line.iter().map(|&byte| char::from(byte)));
+        out.push('\n');
+    }
+    out + "-----END CERTIFICATE-----\n"
 }
 
 /// Whether a certificate is for exactly `names`, which are in lower case.
@@ -203,14 +258,18 @@ mod tests {
         for (url, name) in [
             (
                 "https://acme-v02.api.letsencrypt.org/directory",
-                "acme-v02.api.letsencrypt.org-directory",
+                "acme-v02.api.letsencrypt.org-directory-5e76d315",
             ),
-            ("https://localhost:14000/dir/", "localhost-14000-dir"),
-            ("https://../../etc", "-..-etc"),
-            ("https://[::1]:1/a?b=c", "---1--1-a-b-c"),
+            ("https://localhost:14000/dir/", "localhost-14000-dir-929abca7"),
+            ("https://localhost:14000/dir", "localhost-14000-dir-929abca7"),
+            ("https://../../etc", "-..-etc-c897d5ec"),
+            ("https://[::1]:1/a?b=c", "---1--1-a-b-c-234478d3"),
         ] {
             assert_eq!(folder(url), name);
         }
+        assert_ne!(folder("https://ca.example/a-b"), folder("https://ca.example/a/b"));
+        let long = format!("https://ca.example/{}", "a".repeat(300));
+        assert_ne!(folder(&long), folder(&(long.clone() + "b")));
     }
 
     #[test]
@@ -221,7 +280,11 @@ mod tests {
         let mut source = Issued::new(&acme);
         assert!(source.is_absent() && source.look(0).is_empty() && storage.leaf().is_none());
         let made = rcgen::generate_simple_self_signed(["A.example".to_owned()]).unwrap();
-        storage.keep_certificate(&made.signing_key.serialize_pem(), &made.cert.pem()).unwrap();
+        storage
+            .keep_certificate(&made.signing_key.serialize_pem(), &[made.cert.der().clone()])
+            .unwrap();
+        let kept = fs::read_to_string(storage.certificate()).unwrap().replace("\r\n", "\n");
+        assert!(kept.ends_with(&made.cert.pem().replace("\r\n", "\n")), "{kept}");
         assert!(is_for(&storage.leaf().unwrap(), &acme.names));
         assert!(!is_for(&storage.leaf().unwrap(), &["a.example".into(), "b.example".into()]));
         let found = source.look(0).remove(0);
@@ -238,8 +301,40 @@ mod tests {
     }
 
     #[test]
+    fn an_account_of_another_ca_is_neither_used_nor_overwritten() {
+        let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::new(&settings(dir.path()));
+        fs::create_dir(&storage.dir).unwrap();
+        let put = |directory: Option<&str>| {
+            let account =
+                serde_json::json!({ "id": "1", "key_pkcs8": "MA", "directory": directory });
+            fs::write(storage.account_path(), account.to_string()).unwrap();
+            storage.account()
+        };
+        assert!(put(Some("https://ca.example:14000/dir")).unwrap().is_some());
+        assert!(put(Some("https://ca.example:14000/dir/")).unwrap().is_some());
+        for other in [Some("https://ca.example:14000/"), Some(" "), None] {
+            let failure = put(other).err().unwrap();
+            let said =
+                format!("of {}, not of https://ca.example:14000/dir", other.unwrap_or("nowhere"));
+            assert!(failure.text.ends_with(&said), "{failure:?}");
+        }
+        fs::write(storage.account_path(), " ".repeat(100_000)).unwrap();
+        assert!(storage.account().err().unwrap().text.contains("100000 bytes"));
+        fs::remove_file(storage.account_path()).unwrap();
+        fs::create_dir(storage.account_path()).unwrap();
+        assert!(storage.account().err().unwrap().text.contains("is a directory"));
+    }
+
+    #[test]
     fn where_nothing_can_be_kept_is_known_before() {
         let dir = tempfile::tempdir().unwrap();
+        let storage = Storage::new(&settings(dir.path()));
+        storage.try_room().unwrap();
+        assert_eq!(fs::read_dir(&storage.dir).unwrap().count(), 0);
+        fs::remove_dir(&storage.dir).unwrap();
+        fs::write(&storage.dir, "").unwrap();
+        assert!(storage.try_room().is_err());
         assert_eq!(inspect(&dir.path().join("a/b/c")), Ok(()));
         fs::write(dir.path().join("file"), "").unwrap();
         assert!(inspect(&dir.path().join("file/a")).unwrap_err().contains("file"));
