@@ -1,4 +1,5 @@
-# imaps-proxy in one static binary on an empty base: no shell, no libc, no package to patch.
+# imaps-proxy in one static binary on an empty base: no shell, no libc, no package to patch. Beside it only its
+# configuration and the CA roots by which ACME directories are trusted.
 #
 #   docker build -t imaps-proxy .
 #   docker run -e BACKEND=legacy:143 -v ./certs:/certs -p 993:993 imaps-proxy

@@ -103,7 +103,8 @@ image_is_small_and_holds_one_program() {
     docker create --name "$prefix-$case-files" "$image" >/dev/null
     docker export "$prefix-$case-files" | tar -t | grep -v '/$' | sort >"$scratch/files"
     # The rest is what the engine puts into every container.
-    expect "one program and its configuration" diff - <(grep -vE '^(\.dockerenv|dev/|etc/(hostname|hosts|mtab|resolv\.conf)$)' "$scratch/files") <<<"etc/imaps-proxy/config.yaml
+    expect "one program, its configuration and the CAs that ACME directories are trusted by" diff - <(grep -vE '^(\.dockerenv|dev/|etc/(hostname|hosts|mtab|resolv\.conf)$)' "$scratch/files") <<<"etc/imaps-proxy/config.yaml
+etc/ssl/certs/ca-certificates.crt
 imaps-proxy"
 }
 

@@ -265,6 +265,37 @@ fn alpn_in_the_log_is_escaped() {
     proxy.stop();
 }
 
+/// A message of 64 KiB in records of a byte each would be 400 KB of buffer, and sealed and padded a gigabyte.
+#[test]
+fn message_spread_thinly_over_records_is_cut_short() {
+    let backend = FakeBackend::plain();
+    let proxy = Proxy::start(&backend, "");
+    let failures = Failures(&proxy);
+    let thin = |first: [u8; 4]| {
+        let bytes = first.into_iter().chain(std::iter::repeat_n(0, 60_000));
+        bytes.flat_map(|byte| [22, 3, 3, 0, 1, byte]).collect::<Vec<_>>()
+    };
+    // In place of the ClientHello.
+    let mut client = proxy.plain();
+    let _ = client.try_send(thin([1, 0, 0xff, 0xff]));
+    client.rest_bytes(PATIENCE);
+    failures.first("malformed", "INFO");
+    // And behind it, as ClientKeyExchange.
+    let config = TlsOptions { versions: vec![&rustls::version::TLS12], ..TlsOptions::default() };
+    let config = config.config(&proxy.certificates.roots);
+    let mut connection =
+        rustls::ClientConnection::new(config, "localhost".try_into().unwrap()).unwrap();
+    let mut hello = Vec::new();
+    connection.write_tls(&mut hello).unwrap();
+    let mut client = proxy.plain();
+    client.send(&hello);
+    let _ = client.try_send(thin([16, 0, 0xff, 0xff]));
+    client.rest_bytes(PATIENCE);
+    let series = "imaps_proxy_tls_handshake_failures_total{reason=\"malformed\"}";
+    proxy.wait_for_metric(series, 2.0);
+    proxy.stop();
+}
+
 /// A hello is judged when it is whole, whoever dawdles.
 #[test]
 fn hello_that_comes_byte_by_byte_is_judged_as_any_other() {

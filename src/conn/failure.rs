@@ -149,6 +149,7 @@ impl Failure {
             // protocol_version, in a version that such a client knows.
             Self::OnlyOldVersions | Self::NotTlsSsl2 => &[21, 3, 1, 0, 2, 2, 70],
             Self::UnknownName => &[21, 3, 3, 0, 2, 2, 112],
+            Self::Malformed => &[21, 3, 3, 0, 2, 2, 50], // decode_error
             _ => b"",
         }
     }

@@ -2,7 +2,7 @@
 //!
 //! The first bytes are looked at before anybody answers (`proto::client_hello`): what is no TLS is told so, what can't
 //! come to anything is refused here, the rest goes to rustls as it came.
-//! Limits: `timeouts.handshake` for all of it, `MAX_HELLO` bytes before the ClientHello is whole.
+//! Limits: `timeouts.handshake` for all of it, `MAX_HELLO` bytes before the ClientHello is whole, [`MAX_INPUT`] after.
 //! Not here: which certificate and versions are offered (`crate::tls`), why a handshake fails
 //! ([`super::failure`]), and bytes after the handshake ([`super::client`]).
 
@@ -32,6 +32,9 @@ use crate::tls::client_auth::{Identity, Refusal};
 /// What TLS adds to a record at most, with room to spare (RFC 8446 §5.2: 256 bytes).
 const RECORD_OVERHEAD: usize = 256;
 const MAX_RECORD: usize = 16 * 1024;
+/// Bytes of messages that are not whole. rustls takes 64 KiB of message, however thinly they are spread over records, and
+/// leaves these to whoever holds the buffer.
+const MAX_INPUT: usize = 128 * 1024;
 
 thread_local! {
     static TO_SOCKET: Cell<Vec<u8>> = const { Cell::new(Vec::new()) };
@@ -163,6 +166,9 @@ impl Shaking {
                     return Err(Failed { detail: Some(error.to_string()), ..failure.into() });
                 }
             }
+            if input.len() > MAX_INPUT {
+                return Err(Failure::Malformed.into());
+            }
             let flight = out.take();
             self.socket.write_all(&flight).await.map_err(|_| Failure::Closed)?;
             self.read(&mut input).await?;
@@ -199,6 +205,8 @@ impl Shaking {
                     return Err(self.refuse(failure).await);
                 }
                 Look::Unreadable => return Ok(()), // rustls says what is wrong, with its alert
+                // Nor may its name go unseen because of its length.
+                Look::Endless => return Err(self.refuse(Failure::Malformed).await),
             }
         }
     }

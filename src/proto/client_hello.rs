@@ -11,7 +11,8 @@
 //!
 //! **Invariant:** this never decides that a hello is good. What it can't read is [`Look::Unreadable`] and goes to
 //! rustls, which says what is wrong and sends the alert; and whatever rustls takes is read here the same (a property
-//! test holds the two together). So a mistake here costs a reason in the log, and never a handshake.
+//! test holds the two together), but for a hello that is [`Look::Endless`]. So a mistake here costs a reason in the log,
+//! and never a handshake.
 //! Limits: [`MAX_HELLO`] bytes, records and all. No record is looked at twice.
 
 use std::ops::Range;
@@ -57,6 +58,8 @@ pub enum Look<'a> {
     Foreign(Foreign),
     /// TLS, and something about it is wrong: rustls knows what.
     Unreadable,
+    /// [`MAX_HELLO`] bytes and still no whole hello: nobody's.
+    Endless,
 }
 
 /// What came instead of TLS, by its first bytes.
@@ -241,7 +244,8 @@ impl Reader {
             Ok(Some(Place::Input(range))) => &input[range],
             Ok(Some(Place::Joined(range))) => &self.joined[range],
             Ok(None) if input.len() < MAX_HELLO => return Look::More,
-            Ok(None) | Err(Wrong) => return Look::Unreadable,
+            Ok(None) => return Look::Endless,
+            Err(Wrong) => return Look::Unreadable,
         };
         ClientHello::parse(body).map_or(Look::Unreadable, Look::Hello)
     }
