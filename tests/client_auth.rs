@@ -29,7 +29,7 @@ struct Ca {
     pem: String,
 }
 
-/// A certificate as PEM, and its key.
+/// A certificate, with its intermediates if there are any, as PEM, and its key.
 struct Identity {
     cert: String,
     key: String,
@@ -42,6 +42,17 @@ impl Ca {
         params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().unwrap();
         let pem = params.self_signed(&key).unwrap().pem();
+        Self { issuer: Issuer::new(params, key), pem }
+    }
+
+    /// A CA below this one.
+    fn below(&self, name: &str, change: impl FnOnce(&mut CertificateParams)) -> Self {
+        let mut params = CertificateParams::default();
+        params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+        params.distinguished_name.push(DnType::CommonName, name);
+        change(&mut params);
+        let key = KeyPair::generate().unwrap();
+        let pem = params.signed_by(&key, &self.issuer).unwrap().pem();
         Self { issuer: Issuer::new(params, key), pem }
     }
 
@@ -117,7 +128,8 @@ fn config(proxy: &Proxy<'_>, versions: Versions, who: Option<&Identity>) -> Arc<
     Arc::new(match who {
         None => builder.with_no_client_auth(),
         Some(who) => {
-            let chain = vec![CertificateDer::from_pem_slice(who.cert.as_bytes()).unwrap()];
+            let chain = CertificateDer::pem_slice_iter(who.cert.as_bytes());
+            let chain = chain.collect::<Result<_, _>>().unwrap();
             let key = PrivateKeyDer::from_pem_slice(who.key.as_bytes()).unwrap();
             builder.with_client_auth_cert(chain, key).unwrap()
         }
@@ -270,23 +282,29 @@ fn certificate_that_has_expired_resumes_nothing() {
     let proxy = Proxy::start(&backend, &place.yaml("required", "ca.pem", None));
     let now = SystemTime::now().duration_since(SystemTime::UNIX_EPOCH).unwrap().as_secs();
     let end = now + 4;
-    let who = ca.client("alice", 1, |params| {
+    let ends = |params: &mut CertificateParams| {
         params.not_after = date_time_ymd(1970, 1, 1) + Duration::from_secs(end);
-    });
-    let configs = BOTH.map(|versions| config(&proxy, versions, Some(&who)));
-    for config in &configs {
+    };
+    // Its own date, or that of the CA between.
+    let below = ca.below("Below", ends);
+    let mut bob = below.client("bob", 2, |_| {});
+    bob.cert += &below.pem;
+    let who = [ca.client("alice", 1, ends), bob];
+    let configs =
+        who.each_ref().map(|who| BOTH.map(|versions| config(&proxy, versions, Some(who))));
+    for config in configs.as_flattened() {
         assert_eq!(visit(&proxy, config), Ok(HandshakeKind::Full));
     }
     wait_until("the certificate has expired", || {
         SystemTime::now() > SystemTime::UNIX_EPOCH + Duration::from_secs(end + 1)
     });
-    for config in &configs {
+    for config in configs.as_flattened() {
         // Not only cut off: a full handshake, in which the client is told, or may show a new certificate.
         let told = visit(&proxy, config).unwrap_err();
         assert!(told.contains("CertificateExpired"), "{told}");
     }
-    proxy.wait_for_ends("handshake_failed", 2);
-    assert!((failures(&proxy, "client_certificate_expired") - 2.0).abs() < 0.1);
+    proxy.wait_for_ends("handshake_failed", 4);
+    assert!((failures(&proxy, "client_certificate_expired") - 4.0).abs() < 0.1);
     proxy.stop();
 }
 

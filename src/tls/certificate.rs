@@ -9,12 +9,13 @@
 //! (`self_signed`).
 
 use std::fmt;
-use std::fs::{self, File};
+use std::fs::{self, File, Metadata, OpenOptions};
 use std::io::{self, Read};
-use std::os::unix::fs::MetadataExt;
+use std::os::unix::fs::{MetadataExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
+use rustix::fs::OFlags;
 use rustls::crypto::aws_lc_rs;
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls_pki_types::pem::PemObject;
@@ -340,24 +341,30 @@ pub(super) fn read_bytes(path: &Path, what: What, limit: u64) -> Result<Zeroizin
         }
         _ => Error::Read { path: path.to_owned(), source },
     };
-    // Before it is opened: opening a pipe would wait for a writer.
-    let found = fs::metadata(path).map_err(fail)?;
-    if found.is_dir() {
-        return Err(Error::Directory { path: path.to_owned(), what });
-    }
-    if !found.is_file() {
-        return Err(Error::NotAFile { path: path.to_owned(), what });
-    }
-    let mut file = File::open(path).map_err(fail)?;
-    let size = file.metadata().map_err(fail)?.len();
-    if size > limit {
-        return Err(Error::TooLarge { path: path.to_owned(), size, limit });
-    }
+    let judge = |found: &Metadata| {
+        let (path, size) = (path.to_owned(), found.len());
+        if found.is_dir() {
+            return Err(Error::Directory { path, what });
+        }
+        if !found.is_file() {
+            return Err(Error::NotAFile { path, what });
+        }
+        if size > limit { Err(Error::TooLarge { path, size, limit }) } else { Ok(size) }
+    };
+    // Before it is opened, for to open a device may do something; and again what was opened, which may be another file.
+    judge(&fs::metadata(path).map_err(fail)?)?;
+    let mut file = open(path).map_err(fail)?;
+    let size = judge(&file.metadata().map_err(fail)?)?;
     // At full size from the start: a buffer that grows leaves copies of a key behind.
     let room = usize::try_from(size).expect("at most the limit") + 1;
     let mut bytes = Zeroizing::new(Vec::with_capacity(room));
     file.by_ref().take(limit).read_to_end(&mut bytes).map_err(fail)?;
     Ok(bytes)
+}
+
+/// Never waits: a pipe would for a writer.
+fn open(path: &Path) -> io::Result<File> {
+    OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)
 }
 
 fn damaged(error: &rustls_pki_types::pem::Error, path: &Path) -> Error {
@@ -424,4 +431,21 @@ fn contains(text: &[u8], word: &[u8]) -> bool {
 /// Permission bits of a file, symlinks followed; `None` if there is none.
 pub fn mode_of(path: &Path) -> Option<u32> {
     fs::metadata(path).ok().map(|found| found.mode() & 0o777)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use rustix::fs::{CWD, Mode, mkfifoat};
+
+    #[test]
+    fn a_pipe_in_place_of_a_file_is_refused_and_not_waited_for() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("pipe.pem");
+        mkfifoat(CWD, &path, Mode::RUSR).unwrap();
+        let error = read_chain(&path).unwrap_err().to_string();
+        assert!(error.contains("pipe.pem: is not a regular file"), "{error}");
+        // It came between the look and the opening.
+        assert!(!open(&path).unwrap().metadata().unwrap().is_file());
+    }
 }

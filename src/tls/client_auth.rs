@@ -13,7 +13,8 @@
 //!
 //! A resumed session is let in without a look at its certificate, again and again, for each visit brings new tickets. So
 //! a ticket opens only under the policy under which it was made (a changed CA, list or mode ends all), and no longer than
-//! its certificate is valid ([`still_valid`]): then there is a full handshake, to which the client may bring its new one.
+//! all certificates that the client sent are valid ([`still_valid`]): then there is a full handshake, to which the client
+//! may bring its new one.
 //! Not here: the handshake (`conn::tls`), when files are looked at (`reload`), what a backend is told (nothing).
 
 use std::collections::HashSet;
@@ -28,7 +29,7 @@ use rustls::server::danger::ClientCertVerifier;
 use rustls::{CertificateError, RootCertStore};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::error::X509Error;
-use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
+use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate, X509Version};
 
 use super::facts::{self, Facts};
 use super::pairs::Stamp;
@@ -47,6 +48,11 @@ pub enum Error {
         path.display()
     )]
     NotCa { path: PathBuf, position: usize, subject: String },
+    #[error(
+        "{}: certificate {position} ({subject}) is self-signed and no CA's (basicConstraints): whoever holds its key could make certificates of any name; make a CA, issue the clients' certificates by it, and name the CA's file",
+        path.display()
+    )]
+    SelfSigned { path: PathBuf, position: usize, subject: String },
     #[error("{}: certificate {position} cannot be used as a CA: {source}", path.display())]
     UnusableCa { path: PathBuf, position: usize, source: rustls::Error },
     #[error("{}: revocation list {position} cannot be parsed; fetch it again", path.display())]
@@ -151,9 +157,14 @@ fn read(
     let mut roots = RootCertStore::empty();
     for (index, (der, facts)) in cas.iter().zip(&facts).enumerate() {
         let (path, position) = (settings.ca.clone(), index + 1);
-        // One that vouches for itself is its own CA, whatever it says: a client's own, or a root from before X.509 v3.
-        if !facts.is_ca && !facts.is_self_issued() {
-            return Err(Error::NotCa { path, position, subject: facts.subject.clone() });
+        // To webpki everything in the store is a CA, a client's own certificate too.
+        let own = facts.is_self_issued();
+        if !(facts.is_ca || own && is_old(der)) {
+            let subject = facts.subject.clone();
+            return Err(match own {
+                true => Error::SelfSigned { path, position, subject },
+                false => Error::NotCa { path, position, subject },
+            });
         }
         if let Err(source) = roots.add(der.clone()) {
             return Err(Error::UnusableCa { path, position, source });
@@ -185,6 +196,11 @@ fn read(
         }
     };
     Ok(Rules { verifier, policy, next_update, notice, problems })
+}
+
+/// From before X.509 v3, when no certificate could say whether it is a CA's.
+fn is_old(der: &CertificateDer<'_>) -> bool {
+    X509Certificate::from_der(der).is_ok_and(|(_, parsed)| parsed.version() != X509Version::V3)
 }
 
 /// Revocation lists, each looked at on its own, since webpki would only find out with a client at the door.
@@ -280,8 +296,8 @@ impl Identity {
     /// Of a chain, leaf first; `resumed`: it was verified in an earlier handshake.
     ///
     /// # Errors
-    /// [`Refusal::Expired`] if it has expired since then. [`still_valid`] comes before; this does not depend on what
-    /// rustls' tickets look like inside.
+    /// [`Refusal::Expired`] if one of the chain has expired since then. [`still_valid`] comes before; this does not
+    /// depend on what rustls' tickets look like inside.
     pub fn of(
         chain: &[CertificateDer<'_>],
         resumed: bool,
@@ -289,7 +305,7 @@ impl Identity {
     ) -> Result<Option<Self>, Refusal> {
         let Some(leaf) = chain.first() else { return Ok(None) };
         let Ok(facts) = Facts::of(leaf) else { return Err(Refusal::Bad) };
-        if resumed && unix(now) > facts.not_after {
+        if resumed && !chain.iter().all(|der| is_unexpired(der, now)) {
             return Err(Refusal::Expired);
         }
         let subject = printable(facts.subject.as_bytes()).into();
@@ -297,39 +313,48 @@ impl Identity {
     }
 }
 
-/// Whether the client's certificate in the state of a session, if there is one, has not expired. State that is not
-/// understood is not resumed.
+/// Whether nothing in the client's chain in the state of a session, if there is one, has expired. State that is not
+/// understood is not resumed. What the client sent needlessly counts as well: only a full handshake can tell.
 pub fn still_valid(state: &[u8], now: SystemTime) -> bool {
-    match leaf(state) {
-        Some(None) => true,
-        Some(Some(der)) => Facts::of(der).is_ok_and(|facts| unix(now) <= facts.not_after),
-        None => false,
-    }
+    client_chain(state).is_some_and(|chain| chain.iter().all(|der| is_unexpired(der, now)))
 }
 
-/// The leaf of the client's chain. The format is rustls' own (`ServerSessionValue`) and promised to nobody, so the tests
-/// resume sessions of both versions and let their certificates expire.
-fn leaf(state: &[u8]) -> Option<Option<&[u8]>> {
-    let mut rest = state;
-    let mut take = |length: usize| {
-        let (taken, left) = rest.split_at_checked(length)?;
-        rest = left;
-        Some(taken)
-    };
-    if take(1)? == [1] {
-        let length = take(1)?[0];
-        take(length.into())?; // SNI
+fn is_unexpired(der: &[u8], now: SystemTime) -> bool {
+    let parsed = X509Certificate::from_der(der);
+    parsed.is_ok_and(|(_, parsed)| unix(now) <= parsed.validity().not_after.timestamp())
+}
+
+/// The client's chain, empty if it showed none. The format is rustls' own (`ServerSessionValue`) and promised to nobody,
+/// so the tests resume sessions of both versions and let their certificates expire.
+fn client_chain(state: &[u8]) -> Option<Vec<&[u8]>> {
+    let rest = &mut &state[..];
+    if take(rest, 1)? == [1] {
+        let length = take(rest, 1)?[0];
+        take(rest, length.into())?; // SNI
     }
-    take(4)?; // version and suite
-    let length = take(1)?[0];
-    take(length.into())?; // secret
-    take(1)?; // extended master secret
-    if take(1)? != [1] {
-        return Some(None);
+    take(rest, 4)?; // version and suite
+    let length = take(rest, 1)?[0];
+    take(rest, length.into())?; // secret
+    take(rest, 1)?; // extended master secret
+    if take(rest, 1)? != [1] {
+        return Some(Vec::new());
     }
-    take(3)?; // length of the chain
-    let length = take(3)?;
-    take(u32::from_be_bytes([0, length[0], length[1], length[2]]) as usize).map(Some)
+    let list = &mut take_long(rest)?;
+    let mut chain = Vec::new();
+    while !list.is_empty() {
+        chain.push(take_long(list)?);
+    }
+    Some(chain)
+}
+
+fn take<'a>(rest: &mut &'a [u8], length: usize) -> Option<&'a [u8]> {
+    rest.split_off(..length)
+}
+
+/// What follows its length in three bytes.
+fn take_long<'a>(rest: &mut &'a [u8]) -> Option<&'a [u8]> {
+    let length = take(rest, 3)?;
+    take(rest, u32::from_be_bytes([0, length[0], length[1], length[2]]) as usize)
 }
 
 /// Why a client's certificate was not good enough: a closed list.

@@ -97,9 +97,13 @@ impl Walk {
     }
 
     fn enter(&mut self, dir: &Path, depth: usize) {
+        let room = MAX_ENTRIES.saturating_sub(self.entries);
         let entries = fs::metadata(dir).and_then(|found| {
-            let fresh = self.entered.insert((found.dev(), found.ino()));
-            if fresh { fs::read_dir(dir)?.collect::<Result<Vec<_>, _>>() } else { Ok(Vec::new()) }
+            if !self.entered.insert((found.dev(), found.ino())) {
+                return Ok(Vec::new());
+            }
+            // One too many tells that it is too large.
+            fs::read_dir(dir)?.take(room + 1).collect::<Result<Vec<_>, _>>()
         });
         let entries = match entries {
             Ok(entries) => entries,
@@ -248,5 +252,16 @@ mod tests {
         let walk = Walk::through(dir.path());
         assert!(walk.trouble[0].pair.as_ref().is_err_and(|why| why.contains("too deep")));
         assert_eq!(walk.files.len(), MAX_DEPTH + 1);
+    }
+
+    #[test]
+    fn no_more_of_a_large_directory_is_read_than_tells_that_it_is_too_large() {
+        let dir = tempfile::tempdir().unwrap();
+        for number in 0..MAX_ENTRIES + 100 {
+            fs::write(dir.path().join(number.to_string()), "").unwrap();
+        }
+        let walk = Walk::through(dir.path());
+        assert!(walk.trouble[0].pair.as_ref().is_err_and(|why| why.contains("too large")));
+        assert_eq!(walk.entries, MAX_ENTRIES + 1);
     }
 }

@@ -11,17 +11,19 @@
 //! Not here: whether this certificate serves at all (`super`), and PEM (`certificate`).
 
 use std::collections::BTreeSet;
-use std::fs::{self, DirBuilder, File, OpenOptions};
+use std::fs::{self, DirBuilder, File, OpenOptions, TryLockError};
 use std::io::{self, Write};
 use std::net::IpAddr;
 use std::os::unix::fs::{DirBuilderExt, OpenOptionsExt};
 use std::path::{Path, PathBuf};
-use std::time::Duration;
+use std::thread;
+use std::time::{Duration, Instant};
 
 use rcgen::{
     BasicConstraints, CertificateParams, DnType, ExtendedKeyUsagePurpose, IsCa, Issuer, KeyPair,
     KeyUsagePurpose, PKCS_ECDSA_P256_SHA256, SanType, SerialNumber,
 };
+use rustix::fs::OFlags;
 use rustls::crypto::aws_lc_rs;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use zeroize::Zeroizing;
@@ -37,6 +39,9 @@ const DAY: i64 = 86_400;
 const LEAF_LIFE: i64 = 397 * DAY;
 const CA_LIFE: i64 = 3650 * DAY;
 const BACKDATE: i64 = 3600;
+/// Another process has the lock for as long as it takes to make and write four files.
+const LOCK_WAIT: Duration = Duration::from_secs(5);
+const LOCK_RETRY: Duration = Duration::from_millis(20);
 /// How our CA's common name begins; what another CA issued is somebody else's and stays untouched.
 const CA_NAME: &str = "imaps-proxy CA ";
 
@@ -61,6 +66,8 @@ pub enum Error {
     NoCaKey { path: PathBuf, why: &'static str },
     #[error("{}: exists and is not overwritten; choose another directory, or say --force to replace the CA, the certificate and their keys", path.display())]
     Exists { path: PathBuf },
+    #[error("{}: another process has held this lock for {waited:?}; `fuser {}` names it, end it or choose another directory", path.display(), path.display())]
+    Locked { path: PathBuf, waited: Duration },
     #[error("{}: cannot be written", path.display())]
     Write { path: PathBuf, source: io::Error },
     #[error("a certificate could not be made")]
@@ -96,10 +103,10 @@ pub struct Kept {
 /// A directory that nobody may write gives a certificate in memory instead, out of `memory` if there is one.
 ///
 /// # Errors
-/// A damaged or foreign file in the directory, an impossible name, a full disk.
+/// A damaged or foreign file in the directory, an impossible name, a full disk, another process that keeps the lock.
 pub fn in_dir(names: &[String], dir: &Path, now: i64, memory: Option<Kept>) -> Result<Made, Error> {
     let names = parse_names(names)?;
-    let lock = lock(dir)?;
+    let lock = lock(dir, LOCK_WAIT)?;
     let mut kept = read(dir)?;
     let mut in_memory = false;
     if kept.is_empty()
@@ -135,7 +142,7 @@ pub fn in_dir(names: &[String], dir: &Path, now: i64, memory: Option<Kept>) -> R
 /// A file that exists, an impossible name, a directory that cannot be written.
 pub fn make(names: &[String], dir: &Path, now: i64, force: bool) -> Result<Facts, Error> {
     let parsed = parse_names(names)?;
-    let Some(_lock) = lock(dir)? else {
+    let Some(_lock) = lock(dir, LOCK_WAIT)? else {
         let source = io::Error::from(io::ErrorKind::PermissionDenied);
         return Err(Error::Write { path: dir.to_owned(), source });
     };
@@ -514,7 +521,7 @@ fn read_key(path: &Path) -> Result<Option<KeyPair>, Error> {
 }
 
 /// One process at a time. `None`: the directory cannot be written, and nobody can change it either.
-fn lock(dir: &Path) -> Result<Option<File>, Error> {
+fn lock(dir: &Path, wait: Duration) -> Result<Option<File>, Error> {
     let fail = |path: &Path, source: io::Error| match source.kind() {
         io::ErrorKind::PermissionDenied | io::ErrorKind::ReadOnlyFilesystem => Ok(None),
         _ => Err(Error::Write { path: path.to_owned(), source }),
@@ -523,17 +530,31 @@ fn lock(dir: &Path) -> Result<Option<File>, Error> {
         return fail(dir, error);
     }
     let path = dir.join(".lock");
-    let opened =
-        OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(&path);
-    let file = match opened {
+    let mut options = OpenOptions::new();
+    options.write(true).create(true).truncate(false).mode(0o600);
+    options.custom_flags(OFlags::NONBLOCK.bits().cast_signed()); // in place of a pipe, which has no reader
+    let file = match options.open(&path) {
         Ok(file) => file,
         Err(error) => return fail(&path, error),
     };
-    match file.lock() {
-        // Some network file systems have no locks: then two first starts at once are the operator's to avoid.
-        Err(error) if error.kind() != io::ErrorKind::Unsupported => fail(&path, error),
-        _ => Ok(Some(file)),
+    let end = Instant::now() + wait;
+    loop {
+        match file.try_lock() {
+            Err(TryLockError::WouldBlock) if Instant::now() < end => thread::sleep(LOCK_RETRY),
+            Err(TryLockError::WouldBlock) => return Err(Error::Locked { path, waited: wait }),
+            // Some network file systems have no locks: then two first starts at once are the operator's to avoid.
+            Err(TryLockError::Error(error)) if error.kind() != io::ErrorKind::Unsupported => {
+                return fail(&path, error);
+            }
+            _ => return Ok(Some(file)),
+        }
     }
+}
+
+/// Whether it is no more than our way to look and to write: the lock, and what [`replace`] renames in the end.
+pub(super) fn is_passing(path: &Path) -> bool {
+    let name = path.file_name().unwrap_or_default().as_encoded_bytes();
+    name == b".lock" || name.starts_with(b".") && name.ends_with(b".new")
 }
 
 /// The new content or the old one, never a part of it, and never readable with another mode.

@@ -3,7 +3,8 @@
 //! In: the files that are looked at. Out: [`Watch::changed`], once things are quiet again. Watched are directories,
 //! for files come and go by renaming: those in which the files lie, and those in which a link on the way to them
 //! lies. Not every file system reports changes (NFS does not), and a system can run out of watches: so this
-//! only makes it faster, and somebody has to look now and then as well.
+//! only makes it faster, and somebody has to look now and then as well. What a look itself leaves in such a directory is no
+//! change, or each would bring the next; whatever else is hidden may be one (`..data` of a Kubernetes volume).
 //! Not here: what has changed (`store`).
 
 use std::collections::{BTreeMap, BTreeSet};
@@ -14,9 +15,11 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use notify::event::{AccessKind, AccessMode};
-use notify::{EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
+use notify::{Event, EventKind, RecommendedWatcher, RecursiveMode, Watcher as _};
 use tokio::sync::Notify;
 use tokio::time::{Instant, timeout};
+
+use super::self_signed::is_passing;
 
 /// A pair is written file by file; this long nothing has to happen.
 const QUIET: Duration = Duration::from_millis(250);
@@ -38,8 +41,8 @@ impl Watch {
     pub fn start() -> Self {
         let changed = Arc::new(Notify::new());
         let notify = Arc::clone(&changed);
-        let watcher = notify::recommended_watcher(move |event: notify::Result<notify::Event>| {
-            if event.is_ok_and(|event| is_change(&event.kind)) {
+        let watcher = notify::recommended_watcher(move |event: notify::Result<Event>| {
+            if event.is_ok_and(|event| is_change(&event)) {
                 notify.notify_one();
             }
         });
@@ -101,10 +104,12 @@ impl Watch {
     }
 }
 
-/// Reading is none, and we read ourselves.
-fn is_change(kind: &EventKind) -> bool {
-    match kind {
-        EventKind::Access(access) => *access == AccessKind::Close(AccessMode::Write),
+/// Reading is none, and we read ourselves; nor are the files that we make to do so.
+fn is_change(event: &Event) -> bool {
+    let ours = !event.paths.is_empty() && event.paths.iter().all(|path| is_passing(path));
+    match event.kind {
+        _ if ours => false,
+        EventKind::Access(access) => access == AccessKind::Close(AccessMode::Write),
         _ => true,
     }
 }
@@ -138,7 +143,9 @@ fn or_here(dir: &Path) -> PathBuf {
 
 #[cfg(test)]
 mod tests {
+    use super::super::pairs::{Made, Source as _};
     use super::*;
+    use crate::config::settings::SelfSigned;
     use std::os::unix::fs::symlink;
 
     #[test]
@@ -188,5 +195,29 @@ mod tests {
         fs::write(&file, "3").unwrap();
         timeout(Duration::from_secs(10), watch.changed()).await.unwrap();
         fs::remove_dir_all(&moved).unwrap();
+    }
+
+    #[tokio::test]
+    async fn a_look_that_fails_does_not_bring_the_next_one() {
+        let dir = tempfile::tempdir().unwrap();
+        let at = |file: &str| dir.path().join(file);
+        fs::write(at("ca.pem"), "garbage").unwrap();
+        let names = vec!["mail.example.org".to_owned()];
+        let mut made = Made::new(SelfSigned { names, dir: dir.path().to_owned() });
+        let mut watch = Watch::start();
+        watch.set(&made.watched());
+        assert!(made.look(0)[0].pair.is_err() && at(".lock").exists());
+        // As if the disk were full.
+        fs::write(at(".ca.pem.new"), "").unwrap();
+        fs::remove_file(at(".ca.pem.new")).unwrap();
+        assert!(timeout(QUIET * 2, watch.changed()).await.is_err());
+        // Hidden as well, and a change: how Kubernetes renews a volume.
+        symlink("..1", at("..data_tmp")).unwrap();
+        fs::rename(at("..data_tmp"), at("..data")).unwrap();
+        timeout(Duration::from_secs(10), watch.changed()).await.unwrap();
+        fs::remove_file(at("ca.pem")).unwrap();
+        timeout(Duration::from_secs(10), watch.changed()).await.unwrap();
+        assert!(made.look(0)[0].pair.is_ok());
+        timeout(Duration::from_secs(10), watch.changed()).await.unwrap();
     }
 }

@@ -14,6 +14,19 @@ use tempfile::TempDir;
 const NOW: i64 = 1_795_500_000;
 const DAY: i64 = 86_400;
 
+/// A root of X.509 v1: `openssl x509 -req -signkey` without extensions.
+const V1: &str = "\
+-----BEGIN CERTIFICATE-----
+MIIBIzCByQIUd8VCw/QgGuYleMjBPVPcxQ5GHOAwCgYIKoZIzj0EAwIwEzERMA8G
+A1UEAwwIT2xkIFJvb3QwIBcNMjYxMTI0MTE0NDM0WhgPMjEyNjEwMzExMTQ0MzRa
+MBMxETAPBgNVBAMMCE9sZCBSb290MFkwEwYHKoZIzj0CAQYIKoZIzj0DAQcDQgAE
+bX9DSO5SnoScbokgkvA2jiB2B2Jw1f8a69Il8whWUlatzYOEBW65P/l29hbqJq0Z
+YHDlk6cJQ42Q8gPn4Jbm6TAKBggqhkjOPQQDAgNJADBGAiEA6MGD2YE9t+7xSvmO
+I5DgHBfQWBh3vhw4hzGuG7kl7UkCIQC72V+aaUAFQ/4o9ZhHa0yCbbDJvMkOPHrF
+y5JWqUVSaA==
+-----END CERTIFICATE-----
+";
+
 fn provider() -> Arc<CryptoProvider> {
     Arc::new(aws_lc_rs::default_provider())
 }
@@ -161,11 +174,28 @@ fn every_wrong_file_is_named() {
     let ca = put(&dir, "ca.pem", &ours.pem);
     let list = ours.list(&[], NOW + DAY).pem().unwrap();
     let leaf = ours.client(1, |_| {}).pem();
+    let own = |is_ca| {
+        let mut params = CertificateParams::default();
+        params.is_ca = is_ca;
+        params.distinguished_name = rcgen::DistinguishedName::new();
+        params.distinguished_name.push(DnType::CommonName, "alice");
+        params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem()
+    };
     let key = KeyPair::generate().unwrap().serialize_pem();
     let cut = put(&dir, "cut.der", &ours.list(&[], NOW + DAY).der()[..100]);
     let table: &[(&Path, Option<&Path>, &str)] = &[
         (&dir.path().join("none"), None, "none: no such file; put the CA certificate there"),
         (&put(&dir, "leaf.pem", &leaf), None, "is no CA's; name the file of the CA"),
+        (
+            &put(&dir, "own.pem", own(IsCa::NoCa)),
+            None,
+            "own.pem: certificate 1 (CN=alice) is self-signed and no CA's",
+        ),
+        (
+            &put(&dir, "own2.pem", own(IsCa::ExplicitNoCa)),
+            None,
+            "could make certificates of any name",
+        ),
         (&put(&dir, "key.pem", key), None, "holds a private key, not a CA certificate"),
         (&put(&dir, "text", "hello"), None, "is not PEM"),
         (&ca, Some(&ca), "holds a certificate, not a revocation list"),
@@ -196,6 +226,13 @@ fn every_wrong_file_is_named() {
     let both = wanted(true, Path::new("/none"), Some(Path::new("/nothing")));
     check(&both, &provider(), NOW, &mut |_, text| found.push(text));
     assert!(found.len() == 2 && found[1].starts_with("/nothing: no such file"), "{found:?}");
+}
+
+#[test]
+fn a_root_from_before_version_3_is_a_ca() {
+    let dir = TempDir::new().unwrap();
+    let ca = put(&dir, "ca.pem", V1);
+    read(&wanted(true, &ca, None), &provider(), NOW).unwrap();
 }
 
 #[test]
@@ -267,19 +304,32 @@ fn an_identity_is_subject_and_fingerprint() {
 }
 
 #[test]
-fn state_is_good_for_as_long_as_its_certificate() {
-    let certificate = Ca::new("Ours").client(1, |_| {});
-    let der = certificate.der();
-    let length = |more: usize| u32::try_from(der.len() + more).unwrap().to_be_bytes()[1..].to_vec();
+fn state_is_good_for_as_long_as_every_certificate_of_its_chain() {
+    let ca = Ca::new("Ours");
+    let until = |end| ca.client(1, |params| params.not_after = date!(end)).der().to_vec();
+    let (short, long) = (until(NOW + 5 * DAY), until(NOW + 10 * DAY));
+    let sized =
+        |bytes: &[u8]| [&u32::try_from(bytes.len()).unwrap().to_be_bytes()[1..], bytes].concat();
     for sni in [&[0][..], b"\x01\x09localhost"] {
         let head = [sni, b"\x03\x04\x13\x02", b"\x03key", b"\x01"].concat();
         let anonymous = [&head[..], b"\0", b"\0\0\0"].concat();
         assert!(still_valid(&anonymous, time(NOW)));
-        let state = [&head[..], b"\x01", &length(3), &length(0), der, b"\0\0\0"].concat();
-        assert!(still_valid(&state, time(NOW)));
-        assert!(!still_valid(&state, time(NOW + 11 * DAY)));
-        for cut in 0..state.len() - 3 {
-            assert!(!still_valid(&state[..cut], time(NOW)), "cut at {cut}");
+        for (chain, days) in [
+            (vec![&long], 10),
+            (vec![&short, &long], 5),
+            (vec![&long, &short], 5),
+            (vec![&long, &long, &short], 5),
+        ] {
+            let list: Vec<u8> = chain.iter().flat_map(|der| sized(der)).collect();
+            let state = [&head[..], b"\x01", &sized(&list), b"\0\0\0"].concat();
+            assert!(still_valid(&state, time(NOW + days * DAY)));
+            assert!(!still_valid(&state, time(NOW + days * DAY + 1)));
+            for cut in 0..state.len() - 3 {
+                assert!(!still_valid(&state[..cut], time(NOW)), "cut at {cut}");
+            }
+            let ders: Vec<_> = chain.iter().map(|der| CertificateDer::from(der.to_vec())).collect();
+            let late = time(NOW + days * DAY + 1);
+            assert_eq!(Identity::of(&ders, true, late), Err(Refusal::Expired));
         }
     }
 }

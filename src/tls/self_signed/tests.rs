@@ -157,6 +157,19 @@ fn many_first_starts_at_once_end_with_one_matching_set() {
 }
 
 #[test]
+fn a_lock_that_is_kept_is_an_error_in_time_and_names_the_file() {
+    let dir = TempDir::new().unwrap();
+    let held = lock(dir.path(), LOCK_WAIT).unwrap();
+    let began = Instant::now();
+    let wait = Duration::from_millis(100);
+    let error = lock(dir.path(), wait).unwrap_err().to_string();
+    assert!((wait..LOCK_WAIT).contains(&began.elapsed()));
+    assert!(error.contains("/.lock: another process has held this lock for 100ms"), "{error}");
+    drop(held);
+    assert!(lock(dir.path(), wait).unwrap().is_some());
+}
+
+#[test]
 fn a_directory_that_cannot_be_written_gives_one_ca_for_the_life_of_the_process() {
     if rustix::process::geteuid().is_root() {
         return memory_of_root();
