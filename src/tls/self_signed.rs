@@ -477,7 +477,7 @@ fn set_life(params: &mut CertificateParams, now: i64, life: i64) {
     params.not_after = since_1970(start + life);
 }
 
-fn pem(der: &CertificateDer<'static>) -> String {
+pub(super) fn pem(der: &CertificateDer<'static>) -> String {
     use base64::Engine;
     let text = base64::engine::general_purpose::STANDARD.encode(der);
     let mut out = String::from("-----BEGIN CERTIFICATE-----\n");

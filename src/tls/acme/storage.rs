@@ -13,8 +13,6 @@ use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
 use aws_lc_rs::digest::{SHA256, digest};
-use base64::Engine as _;
-use base64::engine::general_purpose::STANDARD;
 use instant_acme::AccountCredentials;
 use rustls_pki_types::CertificateDer;
 use zeroize::Zeroizing;
@@ -114,7 +112,7 @@ impl Storage {
         key: &str,
         chain: &[CertificateDer<'static>],
     ) -> Result<(), Failure> {
-        let chain: String = chain.iter().map(pem).collect();
+        let chain: String = chain.iter().map(self_signed::pem).collect();
         let text = Zeroizing::new(format!("{}\n{chain}", key.trim_end()));
         self.write("certificate.pem", text.as_bytes())
     }
@@ -153,17 +151,6 @@ fn folder(directory: &str) -> String {
 /// With and without a slash at its end a directory is the same.
 fn plain(directory: &str) -> &str {
     directory.trim_end_matches('/')
-}
-
-/// RFC 7468 §5.
-fn pem(der: &CertificateDer<'static>) -> String {
-    let text = STANDARD.encode(der);
-    let mut out = String::from("-----BEGIN CERTIFICATE-----\n");
-    for line in text.as_bytes().chunks(64) {
-        out.extend(line.iter().map(|&byte| char::from(byte)));
-        out.push('\n');
-    }
-    out + "-----END CERTIFICATE-----\n"
 }
 
 /// Whether a certificate is for exactly `names`, which are in lower case.
