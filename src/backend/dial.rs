@@ -34,7 +34,7 @@ const MAX_GREETING: usize = 8 * 1024;
 /// change within seconds.
 const MAX_TTL: Duration = Duration::from_secs(10);
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Timeouts {
     /// Name look-up and connection, all addresses together.
     pub connect: Duration,

@@ -28,7 +28,7 @@ pub struct Settings {
 }
 
 /// One address on which mail clients are served. `[::]:993` also takes IPv4 (dual stack).
-#[derive(Clone, Debug, Eq, PartialEq)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Listen {
     pub address: SocketAddr,
     pub tls: ListenTls,
