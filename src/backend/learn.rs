@@ -89,7 +89,7 @@ fn announce(server: &Server, known: &Known, last_error: &str) {
 }
 
 async fn ask(backends: &Backends, server: &Server) -> Result<Known, Error> {
-    let link = backends.dial(server).await?;
+    let link = backends.dial(server, None).await?;
     let limit = backends.timeouts.greeting;
     let (greeting, list) =
         timeout(limit, capabilities(link)).await.map_err(|_| Error::Timeout(limit))??;

@@ -3,6 +3,10 @@
 //! A server is *up* when it answered [`learn`] and no login has found it down since. Names are looked up
 //! by our own resolver, so that no thread waits for DNS.
 
+pub mod connect;
+
+pub mod identity;
+
 pub mod dial;
 
 pub mod learn;
@@ -14,24 +18,25 @@ use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 
 use crate::admin::Readiness;
-use crate::config::settings::{self, HostPort};
+use crate::config::settings;
 use crate::metrics::{BackendMetrics, Metrics};
 use crate::proto::imap::capability::Repair;
 use crate::proto::imap::login::Dialect;
+use identity::Caller;
 
 /// All servers, in the order of the configuration.
 pub struct Backends {
     servers: Vec<Server>,
     pub repair: Repair,
     pub timeouts: dial::Timeouts,
-    resolver: dial::Resolver,
+    resolver: connect::Resolver,
     readiness: Arc<Readiness>,
 }
 
 /// One server.
 pub struct Server {
     index: usize,
-    address: HostPort,
+    settings: settings::Server,
     /// The address as configured: the label and log field `backend`.
     pub name: Arc<str>,
     up: AtomicBool,
@@ -69,7 +74,7 @@ impl Backends {
         let servers = settings.backend.servers.iter().enumerate();
         let servers = servers.map(|(index, server)| Server {
             index,
-            address: server.address.clone(),
+            settings: server.clone(),
             name: server.address.to_string().into(),
             up: AtomicBool::new(false),
             known: ArcSwapOption::empty(),
@@ -84,7 +89,7 @@ impl Backends {
                 connect: settings.backend.connect_timeout,
                 greeting: settings.timeouts.backend_greeting,
             },
-            resolver: dial::Resolver::default(),
+            resolver: connect::Resolver::default(),
             readiness,
         }
     }
@@ -106,10 +111,14 @@ impl Backends {
         servers.into_iter().map(|(_, server)| server)
     }
 
-    /// Connects to one server and reads its greeting. One that can't be used is down until [`learn`] has seen it again.
-    pub async fn dial(&self, server: &Server) -> Result<dial::Link, dial::Error> {
+    /// Connects to one server, for `caller` or for a look of our own, and reads its greeting. One that can't be used is down until [`learn`] has seen it again.
+    pub async fn dial(
+        &self,
+        server: &Server,
+        caller: Option<&Caller<'_>>,
+    ) -> Result<dial::Link, dial::Error> {
         let start = std::time::Instant::now();
-        let result = dial::dial(&self.resolver, &server.address, &self.timeouts).await;
+        let result = dial::dial(&self.resolver, &server.settings, &self.timeouts, caller).await;
         match &result {
             Ok(_) => server.metrics.connect_duration.observe(start.elapsed().as_secs_f64()),
             Err(error) => {

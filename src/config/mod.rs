@@ -22,6 +22,8 @@ mod addresses;
 
 mod acme;
 
+mod backend;
+
 mod read;
 
 mod env;
