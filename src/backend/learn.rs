@@ -117,7 +117,7 @@ fn announce(server: &Server, known: &Known, last_error: &str) {
 }
 
 async fn ask(server: &Server) -> Result<Said, Error> {
-    let link = server.dial().await?;
+    let link = server.dial(None).await?;
     let limit = server.goes_by.timeouts.greeting;
     let (greeting, capabilities) =
         timeout(limit, capabilities(link)).await.map_err(|_| Error::Timeout(limit))??;

@@ -3,6 +3,10 @@
 //! A server is *up* when it answered [`learn`] and no login has found it down since. Names are looked up
 //! by our own resolver, so that no thread waits for DNS.
 
+pub mod connect;
+
+pub mod identity;
+
 pub mod dial;
 
 pub mod learn;
@@ -20,12 +24,13 @@ use crate::config::settings::{self, Capabilities};
 use crate::metrics::{BackendMetrics, Metrics};
 use crate::proto::imap::capability::{self, Repair};
 use crate::proto::imap::login::Dialect;
+use identity::Caller;
 
 /// All servers of one configuration, in its order.
 pub struct Backends {
     servers: Vec<Arc<Server>>,
     pub repair: Arc<Repair>,
-    resolver: Arc<dial::Resolver>,
+    resolver: Arc<connect::Resolver>,
 }
 
 /// One server. A reload that changes nothing of what it goes by keeps it; else another takes its place, which begins with what this
@@ -35,7 +40,7 @@ pub struct Server {
     /// The address as configured: the label and log field `backend`.
     pub name: Arc<str>,
     repair: Arc<Repair>,
-    resolver: Arc<dial::Resolver>,
+    resolver: Arc<connect::Resolver>,
     up: Arc<AtomicBool>,
     known: ArcSwapOption<Known>,
     /// Wakes [`learn::keep`] when a login found the server down.
@@ -152,7 +157,7 @@ impl Server {
     fn new(
         goes_by: GoesBy,
         repair: &Arc<Repair>,
-        resolver: &Arc<dial::Resolver>,
+        resolver: &Arc<connect::Resolver>,
         metrics: &Metrics,
         before: Option<&Arc<Self>>,
     ) -> Self {
@@ -173,11 +178,12 @@ impl Server {
         }
     }
 
-    /// Connects and reads the greeting. A server that can't be used is down until [`learn`] has seen it again.
-    pub async fn dial(&self) -> Result<dial::Link, dial::Error> {
+    /// Connects, for `caller` or for a look of our own, and reads the greeting. A server that can't be used is down until
+    /// [`learn`] has seen it again.
+    pub async fn dial(&self, caller: Option<&Caller<'_>>) -> Result<dial::Link, dial::Error> {
         let start = std::time::Instant::now();
         let GoesBy { server, timeouts, .. } = &self.goes_by;
-        let result = dial::dial(&self.resolver, &server.address, timeouts).await;
+        let result = dial::dial(&self.resolver, server, timeouts, caller).await;
         match &result {
             Ok(_) => self.metrics.connect_duration.observe(start.elapsed().as_secs_f64()),
             Err(error) => {

@@ -8,11 +8,11 @@ use std::fmt::Display;
 use std::path::PathBuf;
 
 use super::settings::{
-    Acme, Backend, Capabilities, CertificateSource, Challenge, ClientAuth, ExternalAccount, Limits,
-    Listen, ListenTls, Log, LogFormat, Metrics, MinVersion, SelfSigned, Server, Settings, Tickets,
-    Timeouts, Tls, UnknownName,
+    Acme, Backend, Capabilities, CertificateSource, Challenge, ClientAuth, ExternalAccount, Health,
+    Identity, Limits, Listen, ListenTls, Log, Metrics, SelfSigned, Server, ServerState, ServerTls,
+    Settings, Tickets, Timeouts, Tls, Trust,
 };
-use super::values::duration_text;
+use super::values::{Word as _, duration_text};
 
 /// Every key that differs.
 pub fn changes(old: &Settings, new: &Settings) -> Vec<String> {
@@ -28,15 +28,25 @@ pub fn changes(old: &Settings, new: &Settings) -> Vec<String> {
     let Log { level, format } = log;
     let lower = |level: tracing::Level| level.to_string().to_lowercase();
     value(&mut out, "log.level", lower(*level), lower(new.log.level));
-    value(&mut out, "log.format", format_name(*format), format_name(new.log.format));
+    value(&mut out, "log.format", format.word(), new.log.format.word());
     out
 }
 
-fn listener(Listen { address, tls }: &Listen) -> String {
-    match tls {
-        ListenTls::Implicit => address.to_string(),
-        ListenTls::StartTls => format!("{address} (starttls)"),
+/// Its address, and behind it what is not as it is by itself.
+fn listener(Listen { address, tls, proxy_protocol_from }: &Listen) -> String {
+    let mut more = Vec::new();
+    if *tls != ListenTls::Implicit {
+        more.push(tls.word().to_owned());
     }
+    if !proxy_protocol_from.is_empty() {
+        let from: Vec<_> = proxy_protocol_from.iter().map(ToString::to_string).collect();
+        more.push(format!("PROXY from {}", from.join(" ")));
+    }
+    with(address, &more)
+}
+
+fn with(address: &dyn Display, more: &[String]) -> String {
+    if more.is_empty() { address.to_string() } else { format!("{address} ({})", more.join(", ")) }
 }
 
 fn tls(out: &mut Vec<String>, old: &Tls, new: &Tls) {
@@ -64,16 +74,8 @@ fn tls(out: &mut Vec<String>, old: &Tls, new: &Tls) {
             option(out, "tls.acme", old.as_ref(), new.as_ref(), directory);
         }
     }
-    let unknown = |name| match name {
-        UnknownName::Default => "default",
-        UnknownName::Refuse => "refuse",
-    };
-    value(out, "tls.unknown_name", unknown(*unknown_name), unknown(new.unknown_name));
-    let version = |version| match version {
-        MinVersion::Tls12 => "1.2",
-        MinVersion::Tls13 => "1.3",
-    };
-    value(out, "tls.min_version", version(*min_version), version(new.min_version));
+    value(out, "tls.unknown_name", unknown_name.word(), new.unknown_name.word());
+    value(out, "tls.min_version", min_version.word(), new.min_version.word());
     let suite = |suite: &rustls::SupportedCipherSuite| format!("{:?}", suite.suite());
     list(out, "tls.cipher_suites", cipher_suites, &new.cipher_suites, suite);
     list(out, "tls.groups", groups, &new.groups, |group| format!("{:?}", group.name()));
@@ -128,13 +130,56 @@ fn acme_keys(out: &mut Vec<String>, old: &Acme, new: &Acme) {
 }
 
 fn backend(out: &mut Vec<String>, old: &Backend, new: &Backend) {
-    let Backend { servers, capabilities: Capabilities { hide, add }, connect_timeout } = old;
-    let server = |Server { address }: &Server| address.to_string();
+    let Backend {
+        servers,
+        balance,
+        hold,
+        health: Health { interval, slow_start },
+        capabilities: Capabilities { hide, add },
+        connect_timeout,
+    } = old;
     list(out, "backend.servers", servers, &new.servers, server);
+    value(out, "backend.balance", balance.word(), new.balance.word());
     list(out, "backend.capabilities.hide", hide, &new.capabilities.hide, String::clone);
     list(out, "backend.capabilities.add", add, &new.capabilities.add, String::clone);
-    let (before, after) = (duration_text(*connect_timeout), duration_text(new.connect_timeout));
-    value(out, "backend.connect_timeout", before, after);
+    for (key, old, new) in [
+        ("backend.hold", *hold, new.hold),
+        ("backend.health.interval", *interval, new.health.interval),
+        ("backend.health.slow_start", *slow_start, new.health.slow_start),
+        ("backend.connect_timeout", *connect_timeout, new.connect_timeout),
+    ] {
+        value(out, key, duration_text(old), duration_text(new));
+    }
+}
+
+/// Its address, and behind it what is not as it is by itself.
+fn server(server: &Server) -> String {
+    let Server { address, weight, state, max_sessions, identity, tls } = server;
+    let mut more = Vec::new();
+    if *weight != 1 {
+        more.push(format!("weight {weight}"));
+    }
+    if *state != ServerState::Active {
+        more.push(state.word().to_owned());
+    }
+    more.extend(max_sessions.map(|max| format!("max_sessions {max}")));
+    match identity {
+        Identity::None => {}
+        Identity::ProxyV1 => more.push("proxy-v1".to_owned()),
+        Identity::ProxyV2(kind) => more.push(format!("proxy-v2 for {}", kind.word())),
+        Identity::DovecotId => more.push("dovecot-id".to_owned()),
+        Identity::Transparent => more.push("transparent".to_owned()),
+    }
+    if let Some(ServerTls { mode, server_name, trust }) = tls {
+        let trust = match trust {
+            Trust::System => "the system's CAs".to_owned(),
+            Trust::Ca(file) => file.display().to_string(),
+            Trust::Fingerprint(hash) => hash.iter().map(|byte| format!("{byte:02x}")).collect(),
+            Trust::Insecure => "anybody".to_owned(),
+        };
+        more.push(format!("tls {} to {server_name}, trusting {trust}", mode.word()));
+    }
+    with(address, &more)
 }
 
 fn limits(out: &mut Vec<String>, old: &Limits, new: &Limits) {
@@ -167,13 +212,6 @@ fn timeouts(out: &mut Vec<String>, old: &Timeouts, new: &Timeouts) {
         ("timeouts.drain", drain, new.drain),
     ] {
         value(out, key, duration_text(old), duration_text(new));
-    }
-}
-
-fn format_name(format: LogFormat) -> &'static str {
-    match format {
-        LogFormat::Text => "text",
-        LogFormat::Json => "json",
     }
 }
 

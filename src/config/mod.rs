@@ -24,6 +24,8 @@ mod addresses;
 
 mod acme;
 
+mod backend;
+
 mod read;
 
 mod env;

@@ -154,7 +154,7 @@ impl Listeners {
             };
             let stop = CancellationToken::new();
             let task = tokio::spawn(acceptor.clone().run(stop.clone()));
-            self.imap.push(Accepting { listen: *listen, acceptor, stop, task });
+            self.imap.push(Accepting { listen: listen.clone(), acceptor, stop, task });
         }
         for gone in before {
             let is_gone =
