@@ -14,6 +14,8 @@ pub mod capability;
 
 pub mod id;
 
+pub mod introduction;
+
 pub mod sasl;
 
 pub mod dialogue;
