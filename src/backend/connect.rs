@@ -17,6 +17,7 @@ use tokio::task::JoinSet;
 use tokio::time::{Instant, sleep, sleep_until, timeout, timeout_at};
 
 use super::dial::Error;
+use super::transparent;
 use crate::config::settings::HostPort;
 
 /// RFC 8305 §5: "Connection Attempt Delay".
@@ -72,6 +73,8 @@ impl Resolver {
 /// The addresses of one server and the connections under way to them.
 pub struct Attempts {
     port: u16,
+    /// Whose address the connections shall come from, if not ours.
+    client: Option<IpAddr>,
     lookups: JoinSet<Result<Vec<IpAddr>, String>>,
     addresses: VecDeque<IpAddr>,
     connections: JoinSet<Result<TcpStream, Error>>,
@@ -86,11 +89,13 @@ impl Attempts {
     pub async fn start(
         resolver: &Resolver,
         address: &HostPort,
+        client: Option<IpAddr>,
         limit: Duration,
     ) -> Result<Self, Error> {
         let unresolved = |why: String| Error::Resolve { host: address.host.clone(), why };
         let mut attempts = Self {
             port: address.port,
+            client,
             lookups: JoinSet::new(),
             addresses: VecDeque::new(),
             connections: JoinSet::new(),
@@ -130,7 +135,11 @@ impl Attempts {
         {
             attempts.addresses.extend(more);
         }
-        attempts.addresses = interleave(attempts.addresses.into_iter()).collect();
+        let all = interleave(attempts.addresses.into_iter()).collect();
+        attempts.addresses = match client {
+            Some(client) => transparent::reachable(client, all).into(),
+            None => all.into(),
+        };
         Ok(attempts)
     }
 
@@ -139,11 +148,7 @@ impl Attempts {
         loop {
             if let Some(ip) = self.addresses.pop_front() {
                 let address = SocketAddr::new(ip, self.port);
-                self.connections.spawn(async move {
-                    TcpStream::connect(address)
-                        .await
-                        .map_err(|source| Error::Connect { address, source })
-                });
+                self.connections.spawn(transparent::connect(self.client, address));
             } else if self.connections.is_empty() && self.lookups.is_empty() {
                 return Err(std::mem::replace(&mut self.last, Error::Closed));
             }

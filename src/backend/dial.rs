@@ -1,12 +1,12 @@
 //! From a server to a connection that has greeted us.
 //!
 //! Connected (`connect`), the server is told who calls as far as it wants to know (`identity`), TLS begins where it
-//! is spoken, and the greeting is read. Only `* OK` is a greeting: a server that greets PREAUTH would log
+//! is spoken, the greeting is read, and the caller introduced where that takes an ID (`introduction`). Only `* OK` is a greeting: a server that greets PREAUTH would log
 //! everybody in as somebody else, one that says BYE is down, and anything else is no IMAP server.
 //! None of them gets a password. The next address is tried if one does not get that far.
 
 use std::io;
-use std::net::SocketAddr;
+use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
@@ -14,8 +14,9 @@ use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::connect::{Attempts, Resolver};
-use super::identity::Caller;
-use crate::config::settings::{self, ServerAddress};
+use super::identity::{Caller, Untold};
+use super::introduction;
+use crate::config::settings::{self, Identity, ServerAddress};
 use crate::conn::socket;
 use crate::proto::imap::response::{self, Kind, Response};
 
@@ -37,6 +38,10 @@ pub struct Link {
     pub input: Vec<u8>,
     /// The greeting's text, its code included.
     pub greeting: Vec<u8>,
+    /// It got our ID, and in it what the client told of itself.
+    pub introduced: bool,
+    /// Why it does not know who the client is, if it should and does not.
+    pub untold: Option<Untold>,
 }
 
 /// Why a server could not be used: the label `reason`.
@@ -52,7 +57,16 @@ pub enum Failure {
     NotImap,
     Preauth,
     Bye,
+    Id,
+    SourceAddress,
     OutOfDescriptors,
+}
+
+impl Failure {
+    /// It says nothing about the server.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::OutOfDescriptors | Self::SourceAddress)
+    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -61,6 +75,8 @@ pub enum Error {
     Resolve { host: String, why: String },
     #[error("can't connect to {address}: {}", socket::why(source))]
     Connect { address: SocketAddr, source: io::Error },
+    #[error("can't use the client's address {client} as the source: {}", socket::why(source))]
+    Source { client: IpAddr, source: io::Error },
     #[error("no connection within {0:?}")]
     Timeout(Duration),
     #[error("no greeting within {0:?}")]
@@ -73,6 +89,8 @@ pub enum Error {
     Preauth,
     #[error("it says BYE: {0:?}")]
     Bye(String),
+    #[error("it was told by ID who calls, and then: {0}")]
+    Id(String),
 }
 
 impl Error {
@@ -85,12 +103,17 @@ impl Error {
                 _ if socket::out_of_descriptors(source) => Failure::OutOfDescriptors,
                 _ => Failure::Unreachable,
             },
+            Self::Source { source, .. } if socket::out_of_descriptors(source) => {
+                Failure::OutOfDescriptors
+            }
+            Self::Source { .. } => Failure::SourceAddress,
             Self::Timeout(_) => Failure::Timeout,
             Self::GreetingTimeout(_) => Failure::GreetingTimeout,
             Self::Closed => Failure::Closed,
             Self::NotImap(_) => Failure::NotImap,
             Self::Preauth => Failure::Preauth,
             Self::Bye(_) => Failure::Bye,
+            Self::Id(_) => Failure::Id,
         }
     }
 }
@@ -106,16 +129,29 @@ pub async fn dial(
         let why = "that kind of address is not supported".to_owned();
         return Err(Error::Resolve { host: server.address.to_string(), why });
     };
-    let _ = caller;
-    let mut attempts = Attempts::start(resolver, address, timeouts.connect).await?;
+    let source = caller.filter(|_| server.identity == Identity::Transparent);
+    let source = source.map(|caller| caller.client.ip().to_canonical());
+    let mut attempts = Attempts::start(resolver, address, source, timeouts.connect).await?;
     loop {
         let stream = attempts.next().await?;
         socket::prepare(&stream);
-        attempts.last = match timeout(timeouts.greeting, greeting(stream)).await {
-            Ok(Ok(link)) => return Ok(link),
-            Ok(Err(error)) => error,
+        let own = source
+            .is_some_and(|client| stream.local_addr().is_ok_and(|local| local.ip() != client));
+        let mut link = match timeout(timeouts.greeting, greeting(stream)).await {
+            Ok(Ok(link)) => link,
+            Ok(Err(error)) => {
+                attempts.last = error;
+                continue;
+            }
             Err(_) => return Err(Error::GreetingTimeout(timeouts.greeting)),
         };
+        link.untold = own.then_some(Untold::OwnAddress);
+        if server.identity == Identity::DovecotId
+            && let Some(caller) = caller
+        {
+            introduction::introduce(&mut link, caller, timeouts.greeting).await?;
+        }
+        return Ok(link);
     }
 }
 
@@ -133,7 +169,7 @@ async fn greeting(mut stream: TcpStream) -> Result<Link, Error> {
                 _ => return Err(Error::NotImap(shown(line))),
             };
             input.drain(..length);
-            return Ok(Link { stream, input, greeting });
+            return Ok(Link { stream, input, greeting, introduced: false, untold: None });
         }
         if stream.read_buf(&mut input).await.unwrap_or(0) == 0 {
             return Err(if input.is_empty() {

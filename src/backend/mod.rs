@@ -5,14 +5,20 @@
 
 pub mod connect;
 
+pub mod transparent;
+
 pub mod identity;
+
+pub mod introduction;
 
 pub mod dial;
 
 pub mod learn;
 
-use std::sync::Arc;
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Instant;
 
 use arc_swap::ArcSwapOption;
 use prometheus::IntGauge;
@@ -21,10 +27,11 @@ use tokio_util::sync::CancellationToken;
 
 use crate::admin::BackendState;
 use crate::config::settings::{self, Capabilities};
+use crate::log::sample::Sampler;
 use crate::metrics::{BackendMetrics, Metrics};
 use crate::proto::imap::capability::{self, Repair};
 use crate::proto::imap::login::Dialect;
-use identity::Caller;
+use identity::{Caller, Untold};
 
 /// All servers of one configuration, in its order.
 pub struct Backends {
@@ -45,6 +52,8 @@ pub struct Server {
     known: ArcSwapOption<Known>,
     /// Wakes [`learn::keep`] when a login found the server down.
     lost: Notify,
+    /// Says not too often that clients are taken for the proxy.
+    untold: Mutex<Sampler>,
     up_metric: IntGauge,
     pub metrics: Arc<BackendMetrics>,
     /// No longer of the configuration that is in force: whatever runs for it ends, and it says no more how it is.
@@ -168,6 +177,7 @@ impl Server {
             up: Arc::new(before.is_some_and(|before| before.is_up()).into()),
             known: ArcSwapOption::new(known),
             lost: Notify::new(),
+            untold: Mutex::new(Sampler::new(1)),
             up_metric: metrics.backend_up(&name),
             metrics: metrics.backend(&name),
             retired: CancellationToken::new(),
@@ -181,21 +191,36 @@ impl Server {
     /// Connects, for `caller` or for a look of our own, and reads the greeting. A server that can't be used is down until
     /// [`learn`] has seen it again.
     pub async fn dial(&self, caller: Option<&Caller<'_>>) -> Result<dial::Link, dial::Error> {
-        let start = std::time::Instant::now();
+        let start = Instant::now();
         let GoesBy { server, timeouts, .. } = &self.goes_by;
         let result = dial::dial(&self.resolver, server, timeouts, caller).await;
         match &result {
-            Ok(_) => self.metrics.connect_duration.observe(start.elapsed().as_secs_f64()),
+            Ok(link) => {
+                self.metrics.connect_duration.observe(start.elapsed().as_secs_f64());
+                self.warn_of(link.untold.as_ref());
+            }
             Err(error) => {
                 let failure = error.failure();
                 self.metrics.connect_failed(failure);
-                // Our own lack of descriptors says nothing about the server.
-                if failure != dial::Failure::OutOfDescriptors {
+                if server.identity == settings::Identity::Transparent && caller.is_some() {
+                    // Perhaps only the way back to this client is missing: see from our own address.
+                    self.lost.notify_one();
+                } else if !failure.is_ours() {
                     self.set_up(false);
                 }
             }
         }
         result
+    }
+
+    fn warn_of(&self, untold: Option<&Untold>) {
+        let Some(why) = untold else { return };
+        let mut sampler = self.untold.lock().unwrap_or_else(PoisonError::into_inner);
+        let source = IpAddr::V4(Ipv4Addr::UNSPECIFIED); // one line for all clients together
+        if let Some(not_logged) = sampler.on(0, source, Instant::now()) {
+            let (backend, why) = (&*self.name, why.to_string());
+            tracing::warn!(backend, why, not_logged, "backend takes a client for the proxy");
+        }
     }
 
     fn set_up(&self, up: bool) {
