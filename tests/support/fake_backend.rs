@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -53,7 +53,12 @@ struct Shared {
 impl FakeBackend {
     /// `script` runs once a connection, in a thread of its own; the connection closes when it returns.
     pub fn raw(script: impl Fn(&mut Session) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback is there");
+        Self::at(Ipv4Addr::LOCALHOST.into(), script)
+    }
+
+    /// As [`FakeBackend::raw`], on an address of this machine.
+    pub fn at(ip: IpAddr, script: impl Fn(&mut Session) + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind((ip, 0)).expect("the address is ours");
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared::default());
         let script = Arc::new(script);
