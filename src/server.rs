@@ -126,7 +126,8 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
             background.spawn(probes::serve_with(probes::PUBLIC, listener, answer, stop));
         }
         let (ctx, issued) = (Arc::clone(&ctx), Arc::clone(&issued));
-        let keep = async move { acme::keep(settings, answers, issued, &ctx.metrics).await };
+        let proofs = Arc::clone(&store.names().proofs);
+        let keep = async move { acme::keep(settings, answers, proofs, issued, &ctx.metrics).await };
         background.spawn(stop_background.clone().run_until_cancelled_owned(keep));
     }
     let renewal = {

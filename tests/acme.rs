@@ -29,8 +29,9 @@ const NEXT: &str = "imaps_proxy_tls_acme_next_order_timestamp_seconds";
 struct Pebble {
     folder: TempDir,
     port: u16,
-    /// Where it asks for HTTP-01.
+    /// Where it asks for HTTP-01, and for TLS-ALPN-01.
     http: u16,
+    tls: u16,
     dns: Process,
     control: u16,
     running: Option<Process>,
@@ -52,7 +53,8 @@ impl Pebble {
         command.args(["-management", &format!("127.0.0.1:{control}")]);
         let process = Process::start(command);
         within(PATIENCE, "the DNS of the CA listens", || connects(control));
-        let (folder, port, http) = (tempfile::tempdir().unwrap(), free_port(), free_port());
+        let folder = tempfile::tempdir().unwrap();
+        let (port, http, tls) = (free_port(), free_port(), free_port());
         Certificates::make(folder.path());
         let config = serde_json::json!({ "pebble": {
             "listenAddress": format!("127.0.0.1:{port}"),
@@ -60,13 +62,13 @@ impl Pebble {
             "certificate": folder.path().join("cert.pem"),
             "privateKey": folder.path().join("key.pem"),
             "httpPort": http,
-            "tlsPort": free_port(),
+            "tlsPort": tls,
             "externalAccountBindingRequired": external_account,
             "externalAccountMACKeys": { "kid-1": HMAC_KEY },
         }});
         fs::write(folder.path().join("pebble.json"), config.to_string()).unwrap();
         fs::write(folder.path().join("dns"), dns.to_string()).unwrap();
-        Self { folder, port, http, dns: process, control, running: None, external_account }
+        Self { folder, port, http, tls, dns: process, control, running: None, external_account }
     }
 
     fn run(&mut self) {
@@ -307,6 +309,52 @@ fn dns_01_runs_the_hook_and_brings_a_wildcard() {
         |action: &str| said.matches(&format!("{action} _acme-challenge.example.org.")).count();
     assert!(lines("present") >= 2 && lines("cleanup") == lines("present"), "{said}");
     assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, pebble.http)).is_err(), "nobody asks by HTTP");
+}
+
+#[test]
+fn tls_alpn_01_is_answered_on_the_port_for_mail_while_the_ca_asks_and_never_else() {
+    let mut pebble = Pebble::stopped(false);
+    let backend = FakeBackend::plain();
+    let storage = tempfile::tempdir().unwrap();
+    // What mail clients have to bring, and what they get, has nothing to do with it.
+    let (ca, name) = (pebble.folder.path().join("ca.pem"), "mail.example.org");
+    let section = pebble.section(
+        "mail.example.org, imap.example.org",
+        storage.path(),
+        &format!(
+            "challenge: tls-alpn-01 }}, unknown_name: refuse, min_version: '1.3', client_auth: {{ mode: required, ca: '{}'",
+            ca.display()
+        ),
+    );
+    let listen = format!(
+        "listen: [{{ address: '127.0.0.1:0', tls: starttls }}, {{ address: '127.0.0.1:{}' }}]",
+        pebble.tls
+    );
+    let proxy = starting(&backend, &section).config(&listen).start();
+    let ask = || {
+        let mut command = Command::new(program("openssl", "openssl"));
+        command.args(["s_client", "-connect", &proxy.imaps.to_string(), "-alpn", "acme-tls/1"]);
+        run(command.args(["-servername", name]), b"", PATIENCE)
+    };
+    let refused = |ended: &support::Finished| ended.stderr.contains("no application protocol");
+    let before = ask();
+    assert!(refused(&before), "{before:?}");
+    pebble.run();
+    wait_for_order(&proxy);
+    assert!(refused(&ask()));
+    let kept = fs::read_to_string(pebble.storage_of(storage.path()).join("certificate.pem"));
+    assert_eq!(kept.unwrap().matches("PRIVATE KEY").count(), 2);
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, pebble.http)).is_err(), "nobody asks by HTTP");
+
+    // One end for each name, which is neither a handshake that failed nor one of a mail client.
+    let asked = proxy.sessions();
+    let asked: Vec<_> =
+        asked.iter().filter(|line| line.field("reason") == "acme_challenge").collect();
+    let names: BTreeSet<_> = asked.iter().map(|line| line.field("sni")).collect();
+    assert_eq!(names, set(&["imap.example.org", "mail.example.org"]).into_iter().collect());
+    assert_eq!(proxy.sum("imaps_proxy_tls_handshakes_total", &[]), 0.0);
+    let failed = |reason: &str| proxy.sum("imaps_proxy_tls_handshake_failures_total", &[reason]);
+    assert_eq!((failed(""), failed("foreign_alpn")), (2.0, 2.0));
 }
 
 #[test]

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use support::{Dovecot, FakeBackend, PATIENCE, Proxy, TlsOptions, wait_until, within};
 
-const REASONS: [&str; 25] = [
+const REASONS: [&str; 26] = [
     "logout",
     "client_closed",
     "client_vanished",
@@ -18,6 +18,7 @@ const REASONS: [&str; 25] = [
     "not_tls_imap",
     "not_tls_http",
     "not_tls",
+    "acme_challenge",
     "plaintext_after_starttls",
     "login_timeout",
     "too_many_bad_commands",

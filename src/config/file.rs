@@ -146,8 +146,8 @@ section! {
         pub contact: Vec<Contact>,
         /// DNS names, all in one certificate. One with `*` as its first label needs dns-01.
         pub names: Several<At<CertificateName>>,
-        /// How the CA is shown that the names are ours: http-01 or dns-01 (tls-alpn-01 is refused: it is
-        /// not spoken here).
+        /// How the CA is shown that the names are ours: http-01, dns-01, or tls-alpn-01, for which the CA
+        /// asks on port 443 of every name: forward that port to any listener with implicit TLS.
         pub challenge: ChallengeKind = "http-01",
         /// For http-01: where its requests arrive. The CA asks on port 80 of every name; forward that
         /// port, or just the path /.well-known/acme-challenge/, to another address if you like.

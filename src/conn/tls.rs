@@ -7,6 +7,7 @@
 //! ([`super::failure`]), and bytes after the handshake ([`super::client`]).
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::crypto::CryptoProvider;
@@ -20,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::Context;
-use super::client::{Client, linger};
+use super::client::{Client, LAST_WORDS, linger};
 use super::close::{Reason, Session};
 use super::failure::{Failed, Failure, Offer, PLAINTEXT_BYE};
 use super::socket::Unsent;
@@ -83,8 +84,14 @@ pub async fn accept(
     let start = Instant::now();
     let limit = start + ctx.timeouts.handshake;
     let deadline = greeted.map_or(limit, |login| limit.min(login));
-    let mut shaking =
-        Shaking { socket, starttls: greeted.is_some(), silent: true, hello: None, offer: None };
+    let mut shaking = Shaking {
+        socket,
+        starttls: greeted.is_some(),
+        silent: true,
+        hello: None,
+        offer: None,
+        proof: None,
+    };
     let shaken = timeout_at(deadline, shaking.handshake(ctx)).await;
     if let Some(version) = shaking.hello {
         ctx.metrics.client_hello(version);
@@ -93,10 +100,16 @@ pub async fn accept(
         Ok(Ok(shaken)) => {
             let Shaken { tls, input, unsent, mut handshake } = shaken;
             handshake.sni = shaking.offer.and_then(|offer| offer.sni);
+            let mut client = Client::new(shaking.socket, tls, input, unsent);
+            if shaking.proof.is_some() {
+                session.handshake = Some(handshake);
+                client.close(LAST_WORDS).await; // at once (RFC 8737 §3)
+                return Err(Reason::AcmeChallenge);
+            }
             ctx.metrics.handshake(&handshake, start.elapsed());
             session.handshake = Some(handshake);
             session.phase(Phase::Login);
-            return Ok(Client::new(shaking.socket, tls, input, unsent));
+            return Ok(client);
         }
         Ok(Err(failed)) => {
             linger(&mut shaking.socket).await;
@@ -124,6 +137,8 @@ struct Shaking {
     silent: bool,
     hello: Option<Version>,
     offer: Option<Offer>,
+    /// A CA asks whether a name leads here: what it is shown, and that is all.
+    proof: Option<Arc<ServerConfig>>,
 }
 
 /// What rustls leaves behind.
@@ -137,7 +152,7 @@ struct Shaken {
 
 impl Shaking {
     async fn handshake(&mut self, ctx: &Context) -> Result<Shaken, Failed> {
-        let config = ctx.tls.load_full();
+        let mut config = ctx.tls.load_full();
         let mut input = Vec::with_capacity(2048);
         self.look(&mut input, config.crypto_provider()).await?;
         let admit = |name: Option<&str>| {
@@ -145,7 +160,10 @@ impl Shaking {
             ctx.metrics.server_name(found);
             admitted
         };
-        if let Some(failure) = self.offer.as_ref().and_then(|offer| offer.refused(admit)) {
+        self.proof = self.asked().and_then(|name| ctx.names.proofs.of(name));
+        if let Some(proof) = &self.proof {
+            config = Arc::clone(proof);
+        } else if let Some(failure) = self.offer.as_ref().and_then(|offer| offer.refused(admit)) {
             return Err(self.refuse(failure).await);
         }
         let ours = |error: rustls::Error| Failed {
@@ -180,6 +198,12 @@ impl Shaking {
         let mut unsent = Unsent::default();
         unsent.keep(out.bytes());
         Ok(Shaken { tls, input, unsent, handshake })
+    }
+
+    /// The name of which a CA asks whether it leads here, if the client may be one (RFC 8737 §3).
+    fn asked(&self) -> Option<&str> {
+        let offer = self.offer.as_ref().filter(|offer| offer.acme && !self.starttls)?;
+        offer.sni.as_deref()
     }
 
     /// Reads until the ClientHello is whole, or as much of it as can be read, and answers what is no TLS.
@@ -373,8 +397,6 @@ impl Drop for Out {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use rustls::client::ClientConnection;
     use rustls::crypto::aws_lc_rs;
     use rustls::pki_types::{PrivateKeyDer, ServerName};

@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! keep ── renewal: when? ──▶ order ── client ──▶ the CA
-//!   │                          ├── http, hook ◀── its challenges
+//!   │                          ├── http, alpn, hook ◀── its challenges
 //!   ▼                          ▼
 //! reload ◀── Issued ◀────── storage
 //! ```
@@ -38,12 +38,15 @@ mod client;
 
 mod http;
 
+mod alpn;
+
 mod hook;
 
 mod storage;
 
 mod failure;
 
+pub use alpn::{PROTOCOL, Proofs};
 pub use http::Answers;
 pub use storage::{Issued, Storage};
 
@@ -63,14 +66,17 @@ const SUGGESTION_FAILED: Duration = Duration::from_hours(1);
 pub async fn keep(
     settings: settings::Acme,
     answers: Arc<Answers>,
+    proofs: Arc<Proofs>,
     issued: Arc<Notify>,
     metrics: &Metrics,
 ) {
     let mut panics = 0;
     loop {
         let started = Instant::now();
-        until_panic(keep_on(settings.clone(), Arc::clone(&answers), &issued, metrics)).await;
+        let orders = Orders::new(settings.clone(), Arc::clone(&answers), Arc::clone(&proofs));
+        until_panic(keep_on(orders, &issued, metrics)).await;
         answers.withdraw_all();
+        proofs.withdraw_all();
         metrics.acme_ordered(false);
         panics = if started.elapsed() > Duration::from_hours(24) { 1 } else { panics + 1 };
         let pause = renewal::pause(Trouble::Refused, panics, None, chance());
@@ -97,14 +103,7 @@ async fn until_panic(work: impl Future) {
     .await;
 }
 
-async fn keep_on(
-    settings: settings::Acme,
-    answers: Arc<Answers>,
-    issued: &Notify,
-    metrics: &Metrics,
-) {
-    let storage = Storage::new(&settings);
-    let mut orders = Orders { settings, storage, answers, unkept: None };
+async fn keep_on(mut orders: Orders, issued: &Notify, metrics: &Metrics) {
     let names = orders.settings.names.join(" ");
     let mut known = Known::default();
     let mut failures = 0;

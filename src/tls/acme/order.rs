@@ -25,6 +25,7 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::super::{certificate, chain, facts, unix};
+use super::alpn::Proofs;
 use super::blocking;
 use super::client::{Https, Wait};
 use super::failure::Failure;
@@ -51,6 +52,7 @@ pub struct Orders {
     pub settings: Acme,
     pub storage: Storage,
     pub answers: Arc<Answers>,
+    pub proofs: Arc<Proofs>,
     /// What could not be written when it came.
     pub unkept: Option<Fresh>,
 }
@@ -66,10 +68,16 @@ pub struct Fresh {
 /// What was published for a challenge.
 enum Published {
     Token(String),
+    Proof(String),
     Record { name: String, value: String },
 }
 
 impl Orders {
+    pub fn new(settings: Acme, answers: Arc<Answers>, proofs: Arc<Proofs>) -> Self {
+        let storage = Storage::new(&settings);
+        Self { settings, storage, answers, proofs, unkept: None }
+    }
+
     /// Orders a certificate in place of `old` and keeps it.
     pub async fn order(&mut self, old: Option<&CertificateDer<'static>>) -> Result<(), Failure> {
         let now = unix(SystemTime::now());
@@ -246,6 +254,7 @@ impl Orders {
             let name = ours(&self.settings.names, &authorization.identifier())?;
             let kind = match self.settings.challenge {
                 Challenge::Http01 { .. } => ChallengeType::Http01,
+                Challenge::TlsAlpn01 => ChallengeType::TlsAlpn01,
                 Challenge::Dns01 { .. } => ChallengeType::Dns01,
             };
             let Some(mut challenge) = authorization.challenge(kind) else {
@@ -258,6 +267,11 @@ impl Orders {
                 Challenge::Http01 { .. } => {
                     self.answers.publish(&challenge.token, answer.as_str());
                     published.push(Published::Token(challenge.token.clone()));
+                }
+                Challenge::TlsAlpn01 => {
+                    let shown = self.proofs.publish(name, answer.digest().as_ref());
+                    shown.map_err(|error| Failure::refused(chain(&error), OURS))?;
+                    published.push(Published::Proof(name.to_owned()));
                 }
                 Challenge::Dns01 { hook } => {
                     let (name, value) = (hook::record(name), answer.dns_value());
@@ -283,6 +297,7 @@ impl Orders {
                 }
             }
             (Published::Token(token), _) => self.answers.withdraw(&token),
+            (Published::Proof(name), _) => self.proofs.withdraw(&name),
             (Published::Record { .. }, _) => {}
         }
     }
@@ -405,8 +420,7 @@ mod tests {
             profile: None,
             external_account: None,
         };
-        let (storage, answers) = (Storage::new(&settings), Arc::default());
-        Orders { settings, storage, answers, unkept: None }
+        Orders::new(settings, Arc::default(), Arc::default())
     }
 
     #[tokio::test]
