@@ -105,12 +105,12 @@ impl BackendMetrics {
 }
 
 impl Metrics {
-    /// `listeners` and `backends` as configured, `handshakes` every (version, cipher, group) that the TLS
+    /// `listeners` and `backends` as configured, `handshakes` every (version, cipher, group, resumed) that the TLS
     /// configuration can negotiate.
     pub fn new(
         listeners: &[String],
         backends: &[String],
-        handshakes: &[(&str, &str, &str)],
+        handshakes: &[[&str; 4]],
     ) -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let r = &registry;
@@ -139,10 +139,8 @@ impl Metrics {
             "TLS handshakes completed",
             &["version", "cipher", "group", "resumed"],
         )?;
-        for (version, cipher, group) in handshakes {
-            for resumed in ["false", "true"] {
-                shaken.with_label_values(&[*version, *cipher, *group, resumed]);
-            }
+        for labels in handshakes {
+            shaken.with_label_values(labels);
         }
         let failures = counters(
             r,

@@ -52,8 +52,8 @@ pub struct Handshake {
     pub identity: Option<Box<Identity>>,
 }
 
-/// Every (version, cipher, group) that `config` can negotiate, as [`Handshake`] names them.
-pub fn combinations(config: &ServerConfig) -> Vec<(&'static str, &'static str, &'static str)> {
+/// Every (version, cipher, group, resumed) that `config` can negotiate, as [`Handshake`] names them.
+pub fn combinations(config: &ServerConfig) -> Vec<[&'static str; 4]> {
     let provider = config.crypto_provider();
     let mut all = Vec::new();
     for suite in &provider.cipher_suites {
@@ -63,10 +63,13 @@ pub fn combinations(config: &ServerConfig) -> Vec<(&'static str, &'static str, &
                 || group.usable_for_version(rustls::ProtocolVersion::TLSv1_2);
             usable.then(|| group.name().as_str()).flatten()
         });
-        match suite.tls13() {
-            Some(_) => all.extend(groups.map(|group| ("TLSv1.3", cipher, group))),
+        if suite.tls13().is_some() {
+            let both = |group| ["false", "true"].map(|resumed| ["TLSv1.3", cipher, group, resumed]);
+            all.extend(groups.flat_map(both));
+        } else {
+            all.extend(groups.map(|group| ["TLSv1.2", cipher, group, "false"]));
             // A resumed TLS 1.2 session makes no new key exchange (RFC 5246 §7.3).
-            None => all.extend(groups.chain(["none"]).map(|group| ("TLSv1.2", cipher, group))),
+            all.push(["TLSv1.2", cipher, "none", "true"]);
         }
     }
     all
