@@ -70,15 +70,14 @@ pub async fn keep(
     issued: Arc<Notify>,
     metrics: &Metrics,
 ) {
-    let mut panics = 0;
-    loop {
-        let started = Instant::now();
+    let begin = || {
         let orders = Orders::new(settings.clone(), Arc::clone(&answers), Arc::clone(&proofs));
-        until_panic(keep_on(orders, &issued, metrics)).await;
+        keep_on(orders, &issued, metrics)
+    };
+    let ended = |panics| {
         answers.withdraw_all();
         proofs.withdraw_all();
         metrics.acme_ordered(false);
-        panics = if started.elapsed() > Duration::from_hours(24) { 1 } else { panics + 1 };
         let pause = renewal::pause(Trouble::Refused, panics, None, chance());
         let next = unix(SystemTime::now()).saturating_add(pause.as_secs().cast_signed());
         metrics.acme_next_order(next);
@@ -86,7 +85,20 @@ pub async fn keep(
             next = facts::date(next),
             "ACME has panicked, which is a mistake of the proxy: report what stands on standard error"
         );
-        sleep(pause).await;
+        pause
+    };
+    anew(begin, ended).await;
+}
+
+/// Begins work anew whenever it has ended, after the pause that `ended` says when it is told how many ends there were
+/// in a row.
+async fn anew<W: Future>(begin: impl Fn() -> W, ended: impl Fn(u32) -> Duration) {
+    let mut ends = 0;
+    loop {
+        let started = Instant::now();
+        until_panic(begin()).await;
+        ends = if started.elapsed() > Duration::from_hours(24) { 1 } else { ends + 1 };
+        sleep(ended(ends)).await;
     }
 }
 
@@ -266,6 +278,8 @@ fn chance() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
     use super::*;
 
     #[tokio::test]
@@ -277,5 +291,29 @@ mod tests {
         .await;
         until_panic(blocking(|| panic!("in a thread"))).await;
         until_panic(async {}).await;
+    }
+
+    #[tokio::test]
+    async fn after_a_panic_it_begins_anew() {
+        let (begun, ends) = (Cell::new(0), RefCell::new(Vec::new()));
+        let begin = || async {
+            begun.set(begun.get() + 1);
+            assert_eq!(begun.get(), 3, "as a library may");
+        };
+        let ended = |count| {
+            ends.borrow_mut().push(count);
+            let pause = if begun.get() < 3 { 1 } else { 1_000_000 };
+            Duration::from_millis(pause)
+        };
+        let third = async {
+            while begun.get() < 3 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = anew(begin, ended) => {}
+            () = third => {}
+        }
+        assert_eq!(*ends.borrow(), [1, 2, 3]);
     }
 }

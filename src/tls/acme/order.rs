@@ -105,16 +105,7 @@ impl Orders {
                 "nothing to do yet; if it goes on, look at the CA's status page",
             )),
         };
-        let withdrawing = async {
-            for one in published {
-                self.withdraw(one).await;
-            }
-        };
-        if timeout(WITHDRAWAL, withdrawing).await.is_err() {
-            tracing::warn!(
-                "the hook took over {WITHDRAWAL:?} for cleanup: TXT records may be left over"
-            );
-        }
+        self.withdraw_all(published, WITHDRAWAL).await;
         result.map_err(|failure| Failure { wait: wait.last(), ..failure })
     }
 
@@ -289,6 +280,19 @@ impl Orders {
         Ok(())
     }
 
+    async fn withdraw_all(&self, published: Vec<Published>, limit: Duration) {
+        let all = async {
+            for one in published {
+                self.withdraw(one).await;
+            }
+        };
+        if timeout(limit, all).await.is_err() {
+            tracing::warn!(
+                "the hook took over {limit:?} for cleanup: TXT records may be left over"
+            );
+        }
+    }
+
     async fn withdraw(&self, published: Published) {
         match (published, &self.settings.challenge) {
             (Published::Record { name, value }, Challenge::Dns01 { hook }) => {
@@ -406,6 +410,8 @@ pub fn external_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     /// What nobody answers is ordered from.
@@ -446,6 +452,28 @@ mod tests {
         let old = check(&key, &cert, &orders.settings.names, now - 10).unwrap();
         orders.unkept = Some(old);
         assert!(!told(orders.order(None).await.unwrap_err()));
+    }
+
+    #[tokio::test]
+    async fn a_hook_that_hangs_does_not_keep_the_next_order_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hook, pid) = (dir.path().join("hook"), dir.path().join("pid"));
+        std::fs::write(&hook, format!("#!/bin/sh\necho $$ >{}\nexec sleep 1000\n", pid.display()))
+            .unwrap();
+        std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut orders = orders(dir.path());
+        orders.settings.challenge = Challenge::Dns01 { hook };
+        let record = || Published::Record { name: "a.".into(), value: "v".into() };
+        let limit = Duration::from_secs(1);
+        let started = std::time::Instant::now();
+        orders.withdraw_all(vec![record(), record()], limit).await;
+        let took = started.elapsed();
+        assert!((limit..limit * 10).contains(&took), "{took:?}");
+        // The one that ran is killed. It is a zombie until the runtime has buried it.
+        let stat = format!("/proc/{}/stat", std::fs::read_to_string(&pid).unwrap().trim());
+        while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     fn made(not_after: i64) -> (KeyPair, String) {
