@@ -581,7 +581,11 @@ fn certificate_is_swapped_under_load_and_nobody_notices() {
         assert!(proxy.fd_count() <= descriptors + 2, "{descriptors} then {}", proxy.fd_count());
         assert!(handshakes >= SWAPS, "{handshakes}");
     });
-    assert_eq!(proxy.metric(TAKEN) as usize, SWAPS);
+    // SIGHUP counts as well where the file system was quicker.
+    assert!(proxy.metric(TAKEN) as usize >= SWAPS);
+    let taken =
+        || proxy.log().iter().filter(|line| line.message() == "serving certificate").count();
+    wait_until("every swap is in the log", || taken() == SWAPS + 1);
     assert_eq!(proxy.metric(FAILED), 0.0);
     drop(sessions);
     proxy.stop();
