@@ -7,11 +7,10 @@
 
 use super::acme::{ChallengeKind, Contact, DirectoryUrl, Flag, Token};
 use super::addresses::{CertificateName, ListenAddress};
+use super::amounts::{Count, Idle, Size, Span};
 use super::read::{At, Several, Tried, section};
 use super::settings::{CertificateSource, HostPort, ListenTls, LogFormat, MinVersion, UnknownName};
-use super::values::{
-    Capability, ClientAuthMode, Count, FilePath, Group, Idle, Level, OnOff, Size, Span, Suite,
-};
+use super::values::{Capability, ClientAuthMode, FilePath, Group, Level, OnOff, Suite};
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
