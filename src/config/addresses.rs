@@ -6,11 +6,12 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
+use ipnet::IpNet;
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::mistakes::Mistakes;
 use super::read::{Read, scalar};
-use super::settings::HostPort;
+use super::settings::{HostPort, ServerAddress};
 use super::values::{patterned, schema};
 use super::yaml::{Kind, Node};
 
@@ -56,13 +57,13 @@ fn bracket_without_quotes(node: &Node, expected: &str, mistakes: &mut Mistakes) 
 
 const SERVER: &str = r#"a host and a port such as "mail.example.org:143" or "[2001:db8::1]:143""#;
 
-impl Read for HostPort {
+impl Read for ServerAddress {
     const EXPECTED: &'static str = SERVER;
 
     fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
         bracket_without_quotes(node, SERVER, mistakes)?;
         scalar(node, mistakes, |text| {
-            host_port(text).map_err(|why| {
+            server(text).map_err(|why| {
                 let found = node.found();
                 format!("expected {SERVER}, found {found}{why}")
             })
@@ -70,7 +71,56 @@ impl Read for HostPort {
     }
 }
 
-schema!([] HostPort, _generator => patterned(r".+:[0-9]{1,5}"));
+schema!([] ServerAddress, _generator => patterned(r".+:[0-9]{1,5}|_.+|unix:/.+"));
+
+fn server(text: &str) -> Result<ServerAddress, &'static str> {
+    if let Some(path) = text.strip_prefix("unix:") {
+        return match path.starts_with('/') && !path.contains('\0') {
+            // sun_path holds 108 bytes, its NUL included (unix(7)).
+            true if path.len() < 108 => Ok(ServerAddress::Unix(path.into())),
+            true => Err("; the path of a socket has at most 107 bytes"),
+            false => Err("; a socket is written unix:/path, from the root on"),
+        };
+    }
+    if text.starts_with('_') && !text.contains(':') {
+        let mut labels = text.split('.');
+        let service = labels.next().is_some_and(|label| label.len() > 1);
+        let tcp = labels.next().is_some_and(|label| label.eq_ignore_ascii_case("_tcp"));
+        return match service && tcp && labels.next().is_some() && is_dns_name(text) {
+            true => Ok(ServerAddress::Service(text.to_owned())),
+            false => Err("; a service in DNS is written _imap._tcp.example.org"),
+        };
+    }
+    host_port(text).map(ServerAddress::Host)
+}
+
+/// An IP network, or one address.
+#[derive(Clone, Copy, Debug)]
+pub struct Network(pub IpNet);
+
+impl Read for Network {
+    const EXPECTED: &'static str =
+        "a network such as 192.0.2.0/24 or 2001:db8::/32, or an IP address";
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        bracket_without_quotes(node, Self::EXPECTED, mistakes)?;
+        scalar(node, mistakes, |text| {
+            let network =
+                text.parse::<IpNet>().ok().or_else(|| text.parse::<IpAddr>().ok().map(IpNet::from));
+            let wrong =
+                |why: &str| format!("expected {}, found {}{why}", Self::EXPECTED, node.found());
+            match network {
+                Some(network) if network.addr() != network.network() => {
+                    Err(wrong(&format!("; the network is {}", network.trunc())))
+                }
+                Some(network) => Ok(Self(network)),
+                None => Err(wrong("")),
+            }
+        })
+    }
+}
+
+schema!([] Network, _generator => patterned("[0-9A-Fa-f.:]+(/[0-9]{1,3})?"));
 
 fn host_port(text: &str) -> Result<HostPort, &'static str> {
     if text.is_empty() {

@@ -6,10 +6,14 @@
 //! Not here: rules across keys (`rules`), how a value is written (`values`).
 
 use super::acme::{ChallengeKind, Contact, DirectoryUrl, Flag, Token};
-use super::addresses::{CertificateName, ListenAddress};
+use super::addresses::{CertificateName, ListenAddress, Network};
 use super::amounts::{Count, Idle, Size, Span};
+use super::backend::{BackendTls, Fingerprint, IdentityKind, Verify};
 use super::read::{At, Several, Tried, section};
-use super::settings::{CertificateSource, HostPort, ListenTls, LogFormat, MinVersion, UnknownName};
+use super::settings::{
+    Balance, CertificateSource, ListenTls, LogFormat, MinVersion, ProxyTlvs, ServerAddress,
+    ServerState, TlsMode, UnknownName,
+};
 use super::values::{Capability, ClientAuthMode, FilePath, Group, Level, OnOff, Suite};
 
 const SECOND: u64 = 1000;
@@ -49,6 +53,9 @@ section! {
         /// When TLS begins: with the first byte (implicit, port 993) or at STARTTLS (starttls, port 143), before
         /// which nobody can log in.
         pub tls: ListenTls = "implicit",
+        /// Networks (`192.0.2.0/24`) of the balancers in front of this listener. They must send a PROXY header, version
+        /// 1 or 2, and the address in it is the client's; nobody else may send one.
+        pub proxy_protocol_from: Vec<Network>,
     }
 }
 
@@ -176,10 +183,27 @@ section! {
 }
 
 section! {
-    /// Which servers, and what is said about them.
+    /// Which servers, and what is said to them and about them.
     pub struct Backend is "a section with `servers`" {
-        /// Tried in this order; of a name, every address is tried.
+        /// The servers; of a name, every address is used.
         pub servers: Several<Server>,
+        /// Which server a new session goes to: the first that works (first), each in its turn
+        /// (round-robin), the one with the fewest sessions (least-sessions), or always the same one for
+        /// a client address (source-hash).
+        pub balance: Balance = "first",
+        /// How a server is told who the client is: not at all (none), by a PROXY header (proxy-v1,
+        /// proxy-v2), by an ID command that Dovecot believes from `login_trusted_networks`
+        /// (dovecot-id), or by the client's own address as source (transparent). It must expect it.
+        pub identity: At<IdentityKind> = "none",
+        /// What a `proxy-v2` header holds besides the addresses: what that kind of server understands.
+        /// Default generic: nothing.
+        pub proxy_tlvs: Option<At<ProxyTlvs>>,
+        /// TLS to the servers: none, starttls, implicit, or a section with `mode` and whom to trust.
+        pub tls: At<BackendTls> = "none",
+        /// How servers are watched.
+        pub health: Health,
+        /// How long a client waits while no server works, before it is told so. From 0s to 1m.
+        pub hold: Span<0, MINUTE> = "0s",
         /// Changes to the capabilities that the servers announce.
         pub capabilities: Capabilities,
         /// For one server, all of its addresses together. From 100ms to 1m.
@@ -188,11 +212,52 @@ section! {
 }
 
 section! {
-    /// One plaintext IMAP server.
+    /// One IMAP server. `identity`, `proxy_tlvs` and `tls` hold for it instead of those of `backend`.
     pub struct Server is "a server with `address`" {
         /// Host name or IP address, and port: `legacy-imap:143`, `192.0.2.7:143` or
-        /// `"[2001:db8::7]:143"`.
-        pub address: At<HostPort>,
+        /// `"[2001:db8::7]:143"`; a service in DNS: `_imap._tcp.example.org`; or a Unix socket:
+        /// `unix:/run/imap.sock`.
+        pub address: At<ServerAddress>,
+        /// Its share of the sessions beside the others. From 1 to 256.
+        pub weight: Count<1, 256> = 1,
+        /// In use (active), no new sessions (drain), or neither these nor health checks (down).
+        pub state: ServerState = "active",
+        /// Sessions at one time. From 1 to 1000000. Default: no limit but `limits.connections`.
+        pub max_sessions: Option<Count<1, 1_000_000>>,
+        /// See `backend.identity`.
+        pub identity: Option<At<IdentityKind>>,
+        /// See `backend.proxy_tlvs`.
+        pub proxy_tlvs: Option<At<ProxyTlvs>>,
+        /// See `backend.tls`.
+        pub tls: Option<At<BackendTls>>,
+    }
+}
+
+section! {
+    /// TLS to a server. Its certificate must come from a CA that the system trusts, unless `ca`, `fingerprint` or
+    /// `verify` say otherwise.
+    pub struct ServerTls is "a section with `mode`" {
+        /// none, starttls or implicit.
+        pub mode: TlsMode,
+        /// The name in the server's certificate, and the one it is asked for. Default: the host of its address.
+        pub server_name: Option<CertificateName>,
+        /// PEM file with the CAs that may vouch for the server, instead of the system's.
+        pub ca: Option<FilePath>,
+        /// Exactly this certificate and no other: its SHA-256, as `cert show` prints it.
+        pub fingerprint: Option<Fingerprint>,
+        /// full, or insecure: any certificate is accepted, and whoever stands in between reads the passwords.
+        pub verify: Verify = "full",
+    }
+}
+
+section! {
+    /// Every server is asked, as a client would, how it greets and what it can do.
+    pub struct Health is "a section" {
+        /// Between two looks at a server that works. From 1s to 1h. One that does not is asked more often.
+        pub interval: Span<SECOND, HOUR> = "30s",
+        /// After a server comes back: its share of the sessions grows from little to all of it in this
+        /// time. From 0s to 1h.
+        pub slow_start: Span<0, HOUR> = "0s",
     }
 }
 

@@ -12,6 +12,8 @@
 
 pub mod settings;
 
+pub mod diff;
+
 mod file;
 
 mod rules;
@@ -23,6 +25,8 @@ mod amounts;
 mod addresses;
 
 mod acme;
+
+mod backend;
 
 mod read;
 

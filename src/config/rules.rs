@@ -7,12 +7,12 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::acme::{ChallengeKind, Flag};
 use super::addresses::{CertificateName, ListenAddress};
+use super::backend;
 use super::file::{self, File};
 use super::mistakes::{Mark, Mistakes};
 use super::read::{At, Tried};
 use super::settings::{self, ListenTls, Settings};
 use super::values::{ClientAuthMode, OnOff};
-use crate::proto::imap::capability::always_removed;
 use crate::tls::policy;
 
 /// The settings, or `None` and at least one recorded mistake.
@@ -21,17 +21,21 @@ pub fn apply(file: &File, mistakes: &mut Mistakes) -> Option<Settings> {
     let servers: &[file::Server] =
         file.backend.0.as_ref().map_or(&[], |backend| &backend.servers.0);
     addresses(listen, file.metrics.as_ref(), acme_section(&file.tls), mistakes);
-    loops(listen, servers, mistakes);
+    backend::loops(listen, servers, mistakes);
     answered(listen, &file.tls, mistakes);
     let tls = file.tls.0.as_ref().map(|at| tls(at, mistakes));
-    let backend = file.backend.0.as_ref().map(|section| backend(section, mistakes));
+    let backend = file.backend.0.as_ref().map(|section| backend::apply(section, mistakes));
     if !mistakes.is_empty() {
         return None;
     }
     Some(Settings {
         listen: listen
             .iter()
-            .map(|at| settings::Listen { address: at.address.value.0, tls: at.tls })
+            .map(|at| settings::Listen {
+                address: at.address.value.0,
+                tls: at.tls,
+                proxy_protocol_from: at.proxy_protocol_from.iter().map(|at| at.0).collect(),
+            })
             .collect(),
         tls: tls?,
         backend: backend?,
@@ -203,28 +207,6 @@ fn lacking(
     }
 }
 
-fn backend(section: &file::Backend, mistakes: &mut Mistakes) -> settings::Backend {
-    let hide = &section.capabilities.hide;
-    for At { mark, value } in &section.capabilities.add {
-        let name = &value.0;
-        if always_removed(name.as_bytes()) {
-            let what = format!("`{name}` cannot work behind this proxy, which always removes it");
-            mistakes.add(*mark, what);
-        } else if hide.contains(value) {
-            mistakes.add(*mark, format!("`{name}` is hidden as well; decide for one"));
-        }
-    }
-    let servers = section.servers.0.iter();
-    settings::Backend {
-        servers: servers.map(|at| settings::Server { address: at.address.value.clone() }).collect(),
-        capabilities: settings::Capabilities {
-            hide: hide.iter().map(|capability| capability.0.clone()).collect(),
-            add: section.capabilities.add.iter().map(|at| at.value.0.clone()).collect(),
-        },
-        connect_timeout: section.connect_timeout.0,
-    }
-}
-
 fn limits(section: &file::Limits) -> settings::Limits {
     settings::Limits {
         connections: section.connections.0,
@@ -287,41 +269,13 @@ fn answered(listen: &[file::Listen], tls: &Tried<At<file::Tls>>, mistakes: &mut 
 }
 
 /// `[::]` takes IPv4 as well.
-fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+pub(super) fn collide(a: SocketAddr, b: SocketAddr) -> bool {
     let covers = |wide: IpAddr, ip: IpAddr| match wide {
         IpAddr::V6(wide) => wide.is_unspecified(),
         IpAddr::V4(wide) => wide.is_unspecified() && ip.is_ipv4(),
     };
     let (one, two) = (a.ip(), b.ip());
     a.port() == b.port() && a.port() != 0 && (one == two || covers(one, two) || covers(two, one))
-}
-
-/// A server that is one of our own listeners would send every session round and round.
-fn loops(listen: &[file::Listen], servers: &[file::Server], mistakes: &mut Mistakes) {
-    for file::Server { address: At { mark, value: server } } in servers {
-        let host = server.host.trim_end_matches('.').to_ascii_lowercase();
-        let ips: Vec<IpAddr> = match host.parse() {
-            Ok(ip) => vec![ip],
-            Err(_) if host == "localhost" => {
-                vec![std::net::Ipv4Addr::LOCALHOST.into(), std::net::Ipv6Addr::LOCALHOST.into()]
-            }
-            Err(_) => continue, // what a name means is known only when it is dialled
-        };
-        let reaches = |listener: SocketAddr, ip: IpAddr| {
-            let here = ip.is_loopback() || ip.is_unspecified();
-            let same = listener.ip() == ip || (ip.is_unspecified() && listener.ip().is_loopback());
-            let open = collide(SocketAddr::new(listener.ip(), 1), SocketAddr::new(ip, 1));
-            listener.port() == server.port && (same || (here && open))
-        };
-        let listener =
-            listen.iter().find(|at| ips.iter().any(|ip| reaches(at.address.value.0, *ip)));
-        if let Some(file::Listen { address: At { mark: at, value }, .. }) = listener {
-            let (own, line) = (value.0, at.line);
-            let what =
-                format!("`{server}` is the proxy's own listener `{own}`, line {line}: a loop");
-            mistakes.add(*mark, what);
-        }
-    }
 }
 
 #[cfg(test)]

@@ -9,6 +9,7 @@ use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use ipnet::IpNet;
 use rustls::SupportedCipherSuite;
 use rustls::crypto::SupportedKxGroup;
 
@@ -32,6 +33,8 @@ pub struct Settings {
 pub struct Listen {
     pub address: SocketAddr,
     pub tls: ListenTls,
+    /// Who must send a PROXY header, and is believed.
+    pub proxy_protocol_from: Vec<IpNet>,
 }
 
 /// When TLS begins on a listener.
@@ -182,16 +185,128 @@ pub enum MinVersion {
 
 #[derive(Clone, Debug)]
 pub struct Backend {
-    /// Tried in this order; never empty.
+    /// Never empty.
     pub servers: Vec<Server>,
+    pub balance: Balance,
+    /// How long a client may wait for a server to come up.
+    pub hold: Duration,
+    pub health: Health,
     pub capabilities: Capabilities,
     /// For one server, all of its addresses together.
     pub connect_timeout: Duration,
 }
 
+/// One server, with all that holds for it.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct Server {
-    pub address: HostPort,
+    pub address: ServerAddress,
+    /// 1 to 256.
+    pub weight: usize,
+    pub state: ServerState,
+    pub max_sessions: Option<usize>,
+    pub identity: Identity,
+    /// `None`: plaintext.
+    pub tls: Option<ServerTls>,
+}
+
+/// Where a server is. Prints as written.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ServerAddress {
+    Host(HostPort),
+    /// The name of an SRV record (RFC 2782, RFC 6186): `_imap._tcp.example.org`.
+    Service(String),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(address) => address.fmt(f),
+            Self::Service(name) => f.write_str(name),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// Which server gets a new session.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Balance {
+    /// The first in the configuration that works.
+    First,
+    RoundRobin,
+    LeastSessions,
+    /// The same one for the same client address, as long as it works.
+    SourceHash,
+}
+
+/// What the operator wants of a server.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ServerState {
+    Active,
+    /// No new sessions.
+    Drain,
+    /// Neither sessions nor health checks.
+    Down,
+}
+
+/// How a server is told who the client is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Identity {
+    None,
+    ProxyV1,
+    ProxyV2(ProxyTlvs),
+    /// An ID command before that of the client (RFC 2971), as Dovecot's own proxy sends it.
+    DovecotId,
+    /// The connection comes from the client's address.
+    Transparent,
+}
+
+/// The kind of server that a PROXY header, version 2, is made for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ProxyTlvs {
+    Generic,
+    Dovecot24,
+    Dovecot23,
+    Cyrus,
+    Stalwart,
+}
+
+/// TLS to a server.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct ServerTls {
+    /// Never [`TlsMode::None`].
+    pub mode: TlsMode,
+    /// A DNS name or an IP address: what the certificate must be good for.
+    pub server_name: String,
+    pub trust: Trust,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TlsMode {
+    None,
+    StartTls,
+    Implicit,
+}
+
+/// Which certificates of a server are good.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Trust {
+    /// Those of the system's CAs.
+    System,
+    /// Those of the CAs in this PEM file.
+    Ca(PathBuf),
+    /// The one with this SHA-256.
+    Fingerprint([u8; 32]),
+    /// All.
+    Insecure,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Health {
+    /// Between two looks at a server that works.
+    pub interval: Duration,
+    /// How long a server that came back takes to its whole share.
+    pub slow_start: Duration,
 }
 
 /// A DNS name or an IP address, and a port. Prints as written: `legacy:143`, `[::1]:143`.

@@ -16,6 +16,7 @@ use super::close::{Reason, Session};
 use super::dialogue::Dialogue;
 use crate::backend::Server;
 use crate::backend::dial::Link;
+use crate::backend::identity::Caller;
 use crate::log::printable;
 use crate::metrics::{BackendMetrics, LoginResult, Phase};
 use crate::proto::imap::dialogue::Login;
@@ -37,7 +38,13 @@ pub async fn log_in(
     let start = Instant::now();
     let tag = ctx.tag();
     let mut exchange = Exchange::new(login, &ctx.backends.repair, ctx.line_limits(), &tag);
-    let attempt = attempt(dialogue, &mut exchange, login, ctx).await;
+    let caller = Caller {
+        client: session.client,
+        listener: dialogue.listener(),
+        session: session.id,
+        handshake: session.handshake.as_ref(),
+    };
+    let attempt = attempt(dialogue, &mut exchange, login, &caller, ctx).await;
     let seconds = start.elapsed().as_secs_f64();
     let result = match attempt.as_ref().map(|attempt| attempt.outcome) {
         Ok(Outcome::LoggedIn) => LoginResult::Ok,
@@ -86,9 +93,10 @@ async fn attempt<'a>(
     dialogue: &mut Dialogue,
     exchange: &mut Exchange<'_>,
     login: &Login,
+    caller: &Caller<'_>,
     ctx: &'a Context,
 ) -> Result<Attempt<'a>, Reason> {
-    let Some((server, mut link)) = dial(dialogue, ctx).await? else {
+    let Some((server, mut link)) = dial(dialogue, caller, ctx).await? else {
         let mut out = Vec::new();
         login::unavailable(&login.tag, &mut out);
         dialogue.send(&out, ctx).await?;
@@ -144,10 +152,11 @@ async fn attempt<'a>(
 /// The first server that greets; `None` if none does.
 async fn dial<'a>(
     dialogue: &mut Dialogue,
+    caller: &Caller<'_>,
     ctx: &'a Context,
 ) -> Result<Option<(&'a Server, Link)>, Reason> {
     for server in ctx.backends.in_order() {
-        match timeout_at(dialogue.deadline, ctx.backends.dial(server)).await {
+        match timeout_at(dialogue.deadline, server.dial(Some(caller))).await {
             Ok(Ok(link)) => return Ok(Some((server, link))),
             Ok(Err(error)) => {
                 let error = error.to_string();

@@ -155,15 +155,15 @@ struct Shaken {
 
 impl Shaking {
     async fn handshake(&mut self, ctx: &Context) -> Result<Shaken, Failed> {
-        let mut config = ctx.tls.load_full();
+        let mut config = ctx.tls.config.load_full();
         let mut input = Vec::with_capacity(2048);
         self.look(&mut input, config.crypto_provider()).await?;
         let admit = |name: Option<&str>| {
-            let (found, admitted) = ctx.names.admit(name);
+            let (found, admitted) = ctx.tls.names.admit(name);
             ctx.metrics.server_name(found);
             admitted
         };
-        self.proof = self.asked().and_then(|name| ctx.names.proofs.of(name));
+        self.proof = self.asked().and_then(|name| ctx.shared.answers.tls.of(name));
         if let Some(proof) = &self.proof {
             config = Arc::clone(proof);
         } else if let Some(failure) = self.offer.as_ref().and_then(|offer| offer.refused(admit)) {

@@ -18,7 +18,6 @@ use rustls::SignatureAlgorithm;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
-use super::acme::Proofs;
 use super::certificate::Pair;
 use super::facts::{Facts, Name};
 use crate::config::settings::UnknownName;
@@ -133,13 +132,11 @@ fn lower(name: &str) -> Cow<'_, str> {
 pub struct Names {
     current: ArcSwap<Index>,
     unknown: UnknownName,
-    /// For a CA that asks in a protocol of its own whether a name leads here.
-    pub proofs: Arc<Proofs>,
 }
 
 impl Names {
     pub fn new(unknown: UnknownName) -> Self {
-        Self { current: ArcSwap::default(), unknown, proofs: Arc::default() }
+        Self { current: ArcSwap::default(), unknown }
     }
 
     /// For handshakes from now on.

@@ -46,13 +46,26 @@ mod storage;
 
 mod failure;
 
-pub use alpn::{PROTOCOL, Proofs};
-pub use http::Answers;
+pub use alpn::PROTOCOL;
 pub use storage::{Issued, Storage};
 
 use failure::{Failure, Trouble};
 use order::Orders;
 use renewal::Window;
+
+/// What a CA that asks is shown now, for as long as an order runs.
+#[derive(Debug, Default)]
+pub struct Answers {
+    pub http: http::Tokens,
+    pub tls: alpn::Proofs,
+}
+
+impl Answers {
+    pub fn withdraw_all(&self) {
+        self.http.withdraw_all();
+        self.tls.withdraw_all();
+    }
+}
 
 /// The clock may be set meanwhile: no sleep is longer than this.
 const NAP: Duration = Duration::from_mins(10);
@@ -66,17 +79,15 @@ const SUGGESTION_FAILED: Duration = Duration::from_hours(1);
 pub async fn keep(
     settings: settings::Acme,
     answers: Arc<Answers>,
-    proofs: Arc<Proofs>,
     issued: Arc<Notify>,
     metrics: &Metrics,
 ) {
     let begin = || {
-        let orders = Orders::new(settings.clone(), Arc::clone(&answers), Arc::clone(&proofs));
+        let orders = Orders::new(settings.clone(), Arc::clone(&answers));
         keep_on(orders, &issued, metrics)
     };
     let ended = |panics| {
         answers.withdraw_all();
-        proofs.withdraw_all();
         metrics.acme_ordered(false);
         let pause = renewal::pause(Trouble::Refused, panics, None, chance());
         let next = unix(SystemTime::now()).saturating_add(pause.as_secs().cast_signed());

@@ -25,14 +25,12 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::super::{certificate, chain, facts, unix};
-use super::alpn::Proofs;
-use super::blocking;
 use super::client::{Https, Wait};
 use super::failure::Failure;
 use super::hook::{self, Action};
-use super::http::Answers;
 use super::renewal::Window;
 use super::storage::{MAX_SECRET, Storage, is_for};
+use super::{Answers, blocking};
 use crate::config::settings::{Acme, Challenge, ExternalAccount};
 
 /// All of an order, slow hooks included.
@@ -52,7 +50,6 @@ pub struct Orders {
     pub settings: Acme,
     pub storage: Storage,
     pub answers: Arc<Answers>,
-    pub proofs: Arc<Proofs>,
     /// What could not be written when it came.
     pub unkept: Option<Fresh>,
 }
@@ -73,9 +70,9 @@ enum Published {
 }
 
 impl Orders {
-    pub fn new(settings: Acme, answers: Arc<Answers>, proofs: Arc<Proofs>) -> Self {
+    pub fn new(settings: Acme, answers: Arc<Answers>) -> Self {
         let storage = Storage::new(&settings);
-        Self { settings, storage, answers, proofs, unkept: None }
+        Self { settings, storage, answers, unkept: None }
     }
 
     /// Orders a certificate in place of `old` and keeps it.
@@ -256,11 +253,11 @@ impl Orders {
             let answer = challenge.key_authorization();
             match &self.settings.challenge {
                 Challenge::Http01 { .. } => {
-                    self.answers.publish(&challenge.token, answer.as_str());
+                    self.answers.http.publish(&challenge.token, answer.as_str());
                     published.push(Published::Token(challenge.token.clone()));
                 }
                 Challenge::TlsAlpn01 => {
-                    let shown = self.proofs.publish(name, answer.digest().as_ref());
+                    let shown = self.answers.tls.publish(name, answer.digest().as_ref());
                     shown.map_err(|error| Failure::refused(chain(&error), OURS))?;
                     published.push(Published::Proof(name.to_owned()));
                 }
@@ -300,8 +297,8 @@ impl Orders {
                     tracing::warn!(error = failure.text, "a TXT record may be left over");
                 }
             }
-            (Published::Token(token), _) => self.answers.withdraw(&token),
-            (Published::Proof(name), _) => self.proofs.withdraw(&name),
+            (Published::Token(token), _) => self.answers.http.withdraw(&token),
+            (Published::Proof(name), _) => self.answers.tls.withdraw(&name),
             (Published::Record { .. }, _) => {}
         }
     }
@@ -426,7 +423,7 @@ mod tests {
             profile: None,
             external_account: None,
         };
-        Orders::new(settings, Arc::default(), Arc::default())
+        Orders::new(settings, Arc::default())
     }
 
     #[tokio::test]
