@@ -1,22 +1,23 @@
-//! From a server to a connection that has greeted us.
+//! From an address to a connection that has greeted us.
 //!
 //! Connected (`connect`), the server is told who calls as far as it wants to know (`identity`), TLS begins where it
-//! is spoken, the greeting is read, and the caller introduced where that takes an ID (`introduction`). Only `* OK` is a greeting: a server that greets PREAUTH would log
-//! everybody in as somebody else, one that says BYE is down, and anything else is no IMAP server.
-//! None of them gets a password. The next address is tried if one does not get that far.
+//! is spoken, the greeting is read, and the caller is introduced where that takes an ID (`introduction`). Only `* OK` is a
+//! greeting: a server that greets PREAUTH would log everybody in as somebody else, one that says BYE is down, and
+//! anything else is no IMAP server.
+//! None of them gets a password.
 
 use std::io;
-use std::net::{IpAddr, SocketAddr};
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::connect::{Attempts, Resolver};
+use super::connect::connect;
 use super::identity::{Caller, Untold};
-use super::introduction;
-use crate::config::settings::{self, Identity, ServerAddress};
+use super::resolve::Address;
+use super::{introduction, transparent};
+use crate::config::settings::{self, Identity};
 use crate::conn::socket;
 use crate::proto::imap::response::{self, Kind, Response};
 
@@ -25,7 +26,7 @@ const MAX_GREETING: usize = 8 * 1024;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Timeouts {
-    /// Name look-up and connection, all addresses together.
+    /// For the connection.
     pub connect: Duration,
     /// From the connection to the whole greeting.
     pub greeting: Duration,
@@ -58,15 +59,7 @@ pub enum Failure {
     Preauth,
     Bye,
     Id,
-    SourceAddress,
     OutOfDescriptors,
-}
-
-impl Failure {
-    /// It says nothing about the server.
-    pub fn is_ours(self) -> bool {
-        matches!(self, Self::OutOfDescriptors | Self::SourceAddress)
-    }
 }
 
 #[derive(Debug, thiserror::Error)]
@@ -74,9 +67,7 @@ pub enum Error {
     #[error("{host} does not resolve: {why}")]
     Resolve { host: String, why: String },
     #[error("can't connect to {address}: {}", socket::why(source))]
-    Connect { address: SocketAddr, source: io::Error },
-    #[error("can't use the client's address {client} as the source: {}", socket::why(source))]
-    Source { client: IpAddr, source: io::Error },
+    Connect { address: Address, source: io::Error },
     #[error("no connection within {0:?}")]
     Timeout(Duration),
     #[error("no greeting within {0:?}")]
@@ -103,10 +94,6 @@ impl Error {
                 _ if socket::out_of_descriptors(source) => Failure::OutOfDescriptors,
                 _ => Failure::Unreachable,
             },
-            Self::Source { source, .. } if socket::out_of_descriptors(source) => {
-                Failure::OutOfDescriptors
-            }
-            Self::Source { .. } => Failure::SourceAddress,
             Self::Timeout(_) => Failure::Timeout,
             Self::GreetingTimeout(_) => Failure::GreetingTimeout,
             Self::Closed => Failure::Closed,
@@ -118,41 +105,26 @@ impl Error {
     }
 }
 
-/// Resolves, connects, reads the greeting. `caller`: whose session it is for, if it is for one.
+/// Connects and reads the greeting. `caller`: whose session it is for, if it is for one.
 pub async fn dial(
-    resolver: &Resolver,
+    address: &Address,
     server: &settings::Server,
     timeouts: &Timeouts,
     caller: Option<&Caller<'_>>,
 ) -> Result<Link, Error> {
-    let ServerAddress::Host(address) = &server.address else {
-        let why = "that kind of address is not supported".to_owned();
-        return Err(Error::Resolve { host: server.address.to_string(), why });
-    };
-    let source = caller.filter(|_| server.identity == Identity::Transparent);
-    let source = source.map(|caller| caller.client.ip().to_canonical());
-    let mut attempts = Attempts::start(resolver, address, source, timeouts.connect).await?;
-    loop {
-        let stream = attempts.next().await?;
-        socket::prepare(&stream);
-        let own = source
-            .is_some_and(|client| stream.local_addr().is_ok_and(|local| local.ip() != client));
-        let mut link = match timeout(timeouts.greeting, greeting(stream)).await {
-            Ok(Ok(link)) => link,
-            Ok(Err(error)) => {
-                attempts.last = error;
-                continue;
-            }
-            Err(_) => return Err(Error::GreetingTimeout(timeouts.greeting)),
-        };
-        link.untold = own.then_some(Untold::OwnAddress);
-        if server.identity == Identity::DovecotId
-            && let Some(caller) = caller
-        {
-            introduction::introduce(&mut link, caller, timeouts.greeting).await?;
-        }
-        return Ok(link);
+    let client = caller.filter(|_| server.identity == Identity::Transparent);
+    let source = client.and_then(|caller| transparent::source(caller.client.ip(), address));
+    let stream = connect(address, source, timeouts.connect).await?;
+    socket::prepare(&stream);
+    let greeted = timeout(timeouts.greeting, greeting(stream)).await;
+    let mut link = greeted.unwrap_or(Err(Error::GreetingTimeout(timeouts.greeting)))?;
+    link.untold = (client.is_some() && source.is_none()).then_some(Untold::OwnAddress);
+    if server.identity == Identity::DovecotId
+        && let Some(caller) = caller
+    {
+        introduction::introduce(&mut link, caller, timeouts.greeting).await?;
     }
+    Ok(link)
 }
 
 async fn greeting(mut stream: TcpStream) -> Result<Link, Error> {

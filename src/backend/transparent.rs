@@ -15,14 +15,15 @@ use std::net::{IpAddr, SocketAddr};
 use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
-use super::dial::Error;
+use super::resolve::Address;
 use crate::config::settings::{Identity, Server};
 use crate::conn::socket;
 
-/// Of `addresses`, those that can be reached from the `client`'s; all if there is none.
-pub fn reachable(client: IpAddr, addresses: Vec<IpAddr>) -> Vec<IpAddr> {
-    let some = addresses.iter().any(|server| can_call(client, *server));
-    addresses.into_iter().filter(|server| !some || can_call(client, *server)).collect()
+/// The address from which `client` can call the server at `address`; `None`: only the proxy's own will do.
+pub fn source(client: IpAddr, address: &Address) -> Option<IpAddr> {
+    let Address::Ip(server) = address else { return None };
+    let client = client.to_canonical();
+    can_call(client, server.ip().to_canonical()).then_some(client)
 }
 
 /// Whether a packet from one to the other can make sense.
@@ -39,21 +40,11 @@ fn can_call(client: IpAddr, server: IpAddr) -> bool {
         && (client != server || server.is_loopback())
 }
 
-/// Connects, from the client's address if one is given and can be used.
-pub async fn connect(client: Option<IpAddr>, address: SocketAddr) -> Result<TcpStream, Error> {
-    let failed = |source| Error::Connect { address, source };
-    let Some(client) = client.filter(|client| can_call(*client, address.ip())) else {
-        return TcpStream::connect(address).await.map_err(failed);
-    };
-    let socket = bound(client).map_err(|source| Error::Source { client, source })?;
-    socket.connect(address).await.map_err(failed)
-}
-
-fn bound(client: IpAddr) -> io::Result<TcpSocket> {
+pub async fn connect(client: IpAddr, server: SocketAddr) -> io::Result<TcpStream> {
     let socket = if client.is_ipv4() { TcpSocket::new_v4()? } else { TcpSocket::new_v6()? };
     permit(&socket, client.is_ipv4())?;
     socket.bind(SocketAddr::new(client, 0))?;
-    Ok(socket)
+    socket.connect(server).await
 }
 
 #[cfg(target_os = "linux")]
@@ -89,10 +80,6 @@ pub fn check(servers: &[Server]) -> Result<(), NotPermitted> {
 mod tests {
     use super::*;
 
-    fn ips(texts: &[&str]) -> Vec<IpAddr> {
-        texts.iter().map(|text| text.parse().expect("an address")).collect()
-    }
-
     #[test]
     fn a_source_is_one_that_the_server_can_answer() {
         for (client, server, expected) in [
@@ -109,17 +96,13 @@ mod tests {
             ("2001:db8::9", "2001:db8::1", true),
             ("fe80::1", "2001:db8::1", false),
             ("::1", "::1", true),
+            ("::ffff:192.0.2.9", "10.0.0.1", true),
         ] {
-            let pair = ips(&[client, server]);
-            assert_eq!(can_call(pair[0], pair[1]), expected, "{client} {server}");
+            let ip = |text: &str| text.parse::<IpAddr>().expect("an address");
+            let address = Address::Ip(SocketAddr::new(ip(server), 143));
+            let found = source(ip(client), &address);
+            assert_eq!(found.is_some(), expected, "{client} {server}");
+            assert!(found.is_none_or(|found| found == ip(client).to_canonical()));
         }
-    }
-
-    #[test]
-    fn of_a_name_the_addresses_of_the_clients_family_are_used_if_there_are_any() {
-        let both = ips(&["2001:db8::1", "10.0.0.1", "10.0.0.2"]);
-        let client: IpAddr = "192.0.2.9".parse().expect("an address");
-        assert_eq!(reachable(client, both), ips(&["10.0.0.1", "10.0.0.2"]));
-        assert_eq!(reachable(client, ips(&["2001:db8::1"])), ips(&["2001:db8::1"]));
     }
 }
