@@ -12,7 +12,6 @@
 use std::io;
 use std::net::{IpAddr, SocketAddr};
 
-use socket2::SockRef;
 use tokio::net::{TcpSocket, TcpStream};
 
 use super::resolve::Address;
@@ -49,7 +48,7 @@ pub async fn connect(client: IpAddr, server: SocketAddr) -> io::Result<TcpStream
 
 #[cfg(target_os = "linux")]
 fn permit(socket: &TcpSocket, ipv4: bool) -> io::Result<()> {
-    let socket = SockRef::from(socket);
+    let socket = socket2::SockRef::from(socket);
     if ipv4 { socket.set_ip_transparent_v4(true) } else { socket.set_ip_transparent_v6(true) }
 }
 
