@@ -103,6 +103,33 @@ fn http_01_brings_a_certificate_that_serves_at_once_and_after_a_restart() {
 }
 
 #[test]
+fn a_reload_begins_orders_and_ends_them() {
+    let pebble = Pebble::start();
+    let backend = FakeBackend::plain();
+    let storage = tempfile::tempdir().unwrap();
+    let own = tempfile::tempdir().unwrap();
+    let made = own.path().display();
+    let section = format!("tls: {{ self_signed: {{ names: [mail.example.org], dir: '{made}' }} }}");
+    let proxy = starting(&backend, &section).start();
+    let before = fs::read_to_string(proxy.config_file()).unwrap();
+    assert!(!connects(pebble.http));
+    let lines = proxy.reload(&pebble.section("mail.example.org", storage.path(), ""));
+    assert!(lines[0].contains("tls.acme none -> mail.example.org from https://"), "{lines:?}");
+    wait_for_order(&proxy);
+    wait_for_issuer(&proxy, "mail.example.org", "Pebble");
+    // What has nothing to do with it lets it be.
+    proxy.reload("limits: { connections: 100 }");
+    within(PATIENCE, "the next order is planned", || proxy.metric(NEXT) > 1.8e9);
+    assert!(connects(pebble.http) && proxy.metric(OK) < 1.5);
+    fs::write(proxy.config_file(), before).unwrap();
+    proxy.hang_up();
+    wait_for_issuer(&proxy, "mail.example.org", "imaps-proxy CA");
+    within(PATIENCE, "nothing is ordered any more", || proxy.metric(NEXT) < 0.5);
+    assert!(!connects(pebble.http));
+    proxy.stop();
+}
+
+#[test]
 fn a_self_made_certificate_serves_while_the_ca_is_down_and_the_order_comes_later() {
     let mut pebble = Pebble::stopped(false);
     let backend = FakeBackend::plain();

@@ -281,6 +281,16 @@ mod tests {
                 "log.level info -> warn",
             ]
         );
+        let server = "'old:143', weight: 3, state: drain, tls: {mode: implicit, verify: insecure}";
+        let listen = "'127.0.0.1:993', tls: starttls";
+        let more = old.replace("'old:143'", server).replace("'127.0.0.1:993'", listen);
+        assert_eq!(
+            changes(&parse(old), &parse(&more)),
+            [
+                "listen -127.0.0.1:993 +127.0.0.1:993 (starttls)",
+                "backend.servers -old:143 +old:143 (weight 3, drain, tls implicit to old, trusting anybody)",
+            ]
+        );
         let turned =
             old.replace("'old:143'}, {address: 'both:143'", "'both:143'}, {address: 'old:143'");
         assert_eq!(changes(&parse(old), &parse(&turned)), ["backend.servers now both:143 old:143"]);

@@ -17,6 +17,8 @@ pub mod failure;
 
 pub mod client;
 
+pub mod hold;
+
 pub mod dialogue;
 
 pub mod backend;
