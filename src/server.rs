@@ -90,7 +90,11 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
         bound.listeners.push(address);
         background.spawn(accept::run(
             socket,
-            Arc::new(accept::Listener { name, tls: listen.tls }),
+            Arc::new(accept::Listener {
+                name,
+                tls: listen.tls,
+                proxy_protocol_from: listen.proxy_protocol_from.clone(),
+            }),
             Arc::clone(&ctx),
             sessions.clone(),
             accepting.clone(),

@@ -9,12 +9,12 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::connect::{Attempts, Resolver};
-use super::identity::Caller;
+use super::identity::{self, Caller};
 use crate::config::settings::{self, ServerAddress};
 use crate::conn::socket;
 use crate::proto::imap::response::{self, Kind, Response};
@@ -106,12 +106,12 @@ pub async fn dial(
         let why = "that kind of address is not supported".to_owned();
         return Err(Error::Resolve { host: server.address.to_string(), why });
     };
-    let _ = caller;
+    let header = identity::header(server.identity, caller);
     let mut attempts = Attempts::start(resolver, address, timeouts.connect).await?;
     loop {
         let stream = attempts.next().await?;
         socket::prepare(&stream);
-        attempts.last = match timeout(timeouts.greeting, greeting(stream)).await {
+        attempts.last = match timeout(timeouts.greeting, greeting(stream, &header)).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(error)) => error,
             Err(_) => return Err(Error::GreetingTimeout(timeouts.greeting)),
@@ -119,7 +119,11 @@ pub async fn dial(
     }
 }
 
-async fn greeting(mut stream: TcpStream) -> Result<Link, Error> {
+/// `header` goes first and in one write: Dovecot looks at what has arrived once, and at nothing that comes later.
+async fn greeting(mut stream: TcpStream, header: &[u8]) -> Result<Link, Error> {
+    if stream.write_all(header).await.is_err() {
+        return Err(Error::Closed);
+    }
     let mut input = Vec::with_capacity(1024);
     loop {
         let whole = response::next(&input, MAX_GREETING);

@@ -7,12 +7,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::TcpListener;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::address::{ClientAddr, PeerAddr};
 use super::close::{Reason, Session};
 use super::socket::prepare;
 use super::{Context, serve};
@@ -29,6 +31,8 @@ pub struct Listener {
     /// The address as configured: the label and log field `listener`.
     pub name: String,
     pub tls: ListenTls,
+    /// Who must send a PROXY header, and is believed.
+    pub proxy_protocol_from: Vec<IpNet>,
 }
 
 /// Opens a listener; `[::]` takes IPv4 as well.
@@ -66,9 +70,10 @@ pub async fn run(
             Ok((stream, peer)) => {
                 wait = FIRST_WAIT;
                 accepted.inc();
-                let client = unmapped(peer);
                 if ctx.admit() {
-                    sessions.spawn(serve(stream, Session::open(&ctx, client, &listener)));
+                    let peer = PeerAddr::new(peer);
+                    let session = Session::open(&ctx, ClientAddr::of(peer), &listener);
+                    sessions.spawn(serve(stream, peer, session));
                 } else {
                     // Before TLS nothing could be said that a client would understand.
                     Session::refuse(&ctx, Reason::TooManyConnections);
@@ -95,9 +100,4 @@ pub async fn run(
             }
         }
     }
-}
-
-/// An IPv4 client of a dual-stack listener under its own address.
-fn unmapped(peer: SocketAddr) -> SocketAddr {
-    SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }

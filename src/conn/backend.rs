@@ -5,6 +5,7 @@
 //! one or none (a password never goes to two servers), and each attempt is a connection of its own.
 //! Deadlines: `timeouts.backend_login` for the exchange, within `timeouts.login` for everything.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -28,10 +29,11 @@ pub struct LoggedIn {
     pub metrics: Arc<BackendMetrics>,
 }
 
-/// `None`: refused, and the client knows.
+/// `listener`: where the client connected to. `None`: refused, and the client knows.
 pub async fn log_in(
     dialogue: &mut Dialogue,
     login: &Login,
+    listener: SocketAddr,
     session: &mut Session,
     ctx: &Context,
 ) -> Result<Option<LoggedIn>, Reason> {
@@ -40,7 +42,7 @@ pub async fn log_in(
     let mut exchange = Exchange::new(login, &ctx.backends.repair, ctx.line_limits(), &tag);
     let caller = Caller {
         client: session.client,
-        listener: dialogue.listener(),
+        listener,
         session: session.id,
         handshake: session.handshake.as_ref(),
     };

@@ -4,8 +4,6 @@
 //! extends it, STARTTLS neither. Until then the backend hears nothing of the client.
 //! Not here: what a client says before STARTTLS ([`super::starttls`]).
 
-use std::net::SocketAddr;
-
 use tokio::time::{Instant, timeout_at};
 
 use super::Context;
@@ -80,11 +78,6 @@ impl Dialogue {
     }
 
     /// What the client told of itself.
-    /// Where the client connected to.
-    pub fn listener(&self) -> SocketAddr {
-        self.client.local_address()
-    }
-
     pub fn id(&self) -> &id::Fields {
         self.proto.id()
     }
