@@ -18,6 +18,7 @@ use super::identity::{self, Caller};
 use crate::config::settings::{self, ServerAddress};
 use crate::conn::socket;
 use crate::proto::imap::response::{self, Kind, Response};
+use crate::proto::proxy_header::Ends;
 
 /// Longest greeting line; Dovecot's lines end at 8 KiB.
 const MAX_GREETING: usize = 8 * 1024;
@@ -106,11 +107,13 @@ pub async fn dial(
         let why = "that kind of address is not supported".to_owned();
         return Err(Error::Resolve { host: server.address.to_string(), why });
     };
-    let header = identity::header(server.identity, caller);
     let mut attempts = Attempts::start(resolver, address, timeouts.connect).await?;
     loop {
         let stream = attempts.next().await?;
         socket::prepare(&stream);
+        let link = stream.local_addr().ok().zip(stream.peer_addr().ok());
+        let link = link.map(|(ours, theirs)| Ends::new(ours, theirs));
+        let header = identity::header(server.identity, caller, link);
         attempts.last = match timeout(timeouts.greeting, greeting(stream, &header)).await {
             Ok(Ok(link)) => return Ok(link),
             Ok(Err(error)) => error,

@@ -177,7 +177,7 @@ fn version_1_is_written_in_one_family() {
 }
 
 const TLS: Tls<'_> = Tls {
-    version: "TLSv1.3",
+    version: Some("TLSv1.3"),
     cipher: Some("TLS_AES_128_GCM_SHA256"),
     certificate: Certificate::None,
 };

@@ -30,7 +30,7 @@ pub struct Tlvs<'a> {
 #[derive(Clone, Copy, Debug)]
 pub struct Tls<'a> {
     /// As OpenSSL writes it: `TLSv1.3`.
-    pub version: &'a str,
+    pub version: Option<&'a str>,
     /// As OpenSSL writes it: `ECDHE-RSA-AES128-GCM-SHA256`.
     pub cipher: Option<&'a str>,
     pub certificate: Certificate,
@@ -117,9 +117,10 @@ fn ssl(tls: &Tls<'_>) -> Vec<u8> {
     };
     let mut value = vec![client];
     value.extend(verify.to_be_bytes());
-    put(&mut value, TYPE_SSL_VERSION, tls.version.as_bytes());
-    if let Some(cipher) = tls.cipher {
-        put(&mut value, TYPE_SSL_CIPHER, cipher.as_bytes());
+    for (kind, name) in [(TYPE_SSL_VERSION, tls.version), (TYPE_SSL_CIPHER, tls.cipher)] {
+        if let Some(name) = name {
+            put(&mut value, kind, name.as_bytes());
+        }
     }
     value
 }
