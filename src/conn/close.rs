@@ -34,6 +34,8 @@ pub enum Reason {
     ProxyHeaderMalformed,
     /// A PROXY header from somebody who is not to send one.
     ProxyHeaderUnexpected,
+    /// A CA asked whether a name leads here (RFC 8737), and was shown.
+    AcmeChallenge,
     /// Something that is not TLS came together with STARTTLS or behind it.
     PlaintextAfterStarttls,
     LoginTimeout,
