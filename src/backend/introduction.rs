@@ -45,7 +45,7 @@ async fn exchange(link: &mut Link, caller: &Caller<'_>) -> Result<Verdict, Strin
     let session = session_id(caller.session);
     let person = Person {
         session: &session,
-        client: caller.client,
+        client: caller.client.socket(),
         listener: caller.listener,
         tls: caller.handshake.is_some(),
         server_name: caller.handshake.and_then(|handshake| handshake.sni.as_deref()),

@@ -102,6 +102,17 @@ impl Client {
         Ok(Self::over(Transport::Tls(Box::new(stream))))
     }
 
+    /// As [`Client::tls`], behind a PROXY header.
+    pub fn tls_behind(
+        header: &[u8],
+        address: SocketAddr,
+        config: &Arc<ClientConfig>,
+    ) -> io::Result<Self> {
+        let mut tcp = dial(address)?;
+        tcp.write_all(header)?;
+        Self::tls_over(tcp, config, "localhost")
+    }
+
     /// A client that speaks no TLS.
     pub fn plain(address: SocketAddr) -> io::Result<Self> {
         dial(address).map(|tcp| Self::over(Transport::Plain(tcp)))
