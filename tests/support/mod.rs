@@ -18,6 +18,7 @@
 mod authority;
 mod certificates;
 mod client;
+mod dns;
 mod dovecot;
 mod fake_backend;
 mod process;
@@ -28,6 +29,7 @@ mod wait;
 pub use authority::{Authority, Issued, KeyKind, days, replace};
 pub use certificates::Certificates;
 pub use client::{Client, End, TlsOptions};
+pub use dns::{Dns, Record};
 pub use dovecot::Dovecot;
 pub use fake_backend::{Command, FakeBackend, Session, Switch};
 pub use process::Process;
