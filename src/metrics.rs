@@ -474,11 +474,9 @@ impl Metrics {
     }
 
     /// Every (version, cipher, group) that the TLS configuration can negotiate.
-    pub fn can_negotiate(&self, handshakes: &[(&str, &str, &str)]) {
-        for (version, cipher, group) in handshakes {
-            for resumed in ["false", "true"] {
-                self.handshakes.with_label_values(&[*version, *cipher, *group, resumed]);
-            }
+    pub fn can_negotiate(&self, handshakes: &[[&str; 4]]) {
+        for labels in handshakes {
+            self.handshakes.with_label_values(labels);
         }
     }
 

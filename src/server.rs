@@ -122,7 +122,7 @@ impl Running {
         let (configured, serving, fresh) =
             tls::Configured::new(&settings.tls, store.names(), None, now)?;
         let (sessions, background) = (TaskTracker::new(), TaskTracker::new());
-        let (readiness, answers) = (Arc::<Readiness>::default(), Arc::default());
+        let (readiness, answers) = (Arc::<Readiness>::default(), Arc::<acme::Answers>::default());
         let mut listeners = Listeners::new(listeners::Around {
             sessions: sessions.clone(),
             readiness: Arc::clone(&readiness),
@@ -140,7 +140,14 @@ impl Running {
         backends.replace(None, &metrics);
         readiness.set_backends(backends.states());
         let keeper = Keeper::new(store, configured, Arc::clone(&serving));
-        let ctx = Context::new(serving, backends, limits, settings.timeouts, Arc::clone(&metrics));
+        let ctx = Context::new(
+            serving,
+            backends,
+            limits,
+            settings.timeouts,
+            Arc::clone(&metrics),
+            Arc::clone(&answers),
+        );
         let ctx = Arc::new(ctx);
         listeners.serve(&settings, sockets, &ctx).await;
         let around = certificates::Around { metrics, readiness, issued: Arc::new(Notify::new()) };

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use support::{
     Backend as _, Client, Dns, Dovecot, End, FakeBackend, LogLine, PATIENCE, Proxy, Record, Switch,
-    free_port, wait_until, within,
+    TlsOptions, dial_from, free_port, wait_until, within,
 };
 
 const DOWN: &str = "NO [UNAVAILABLE] The mail server can't be reached, try again later.";
@@ -101,16 +101,36 @@ fn least_sessions_counts_those_that_stay() {
 }
 
 #[test]
-fn source_hash_keeps_a_client_at_its_server() {
-    let fakes: Vec<FakeBackend> = (0..4).map(|_| FakeBackend::plain()).collect();
-    let fakes: Vec<&FakeBackend> = fakes.iter().collect();
-    let proxy = start(&fakes, &all(&fakes, "balance: source-hash"));
-    for _ in 0..5 {
-        visit(&proxy);
-    }
-    let mut counts = logins(&fakes);
-    counts.sort_unstable();
-    assert_eq!(counts, [0, 0, 0, 5]);
+fn source_hash_keeps_a_client_at_its_server_and_moves_only_whom_it_must() {
+    let gone = Switch::default();
+    let broken = breakable(&gone);
+    let fakes = [&broken, &FakeBackend::plain(), &FakeBackend::plain()];
+    let proxy = start(&fakes, &all(&fakes, "balance: source-hash, health: { interval: 1s }"));
+    let options = TlsOptions::default();
+    let config = options.config(&proxy.certificates.roots);
+    // Which server each of twenty clients gets.
+    let all_visit = || -> Vec<usize> {
+        let visit = |last: u8| {
+            let before = logins(&fakes);
+            let tcp = dial_from([127, 0, 0, last].into(), proxy.imaps).expect("it listens");
+            let mut client = Client::tls_over(tcp, &config, options.name).expect("TLS");
+            client.log_in("alice", "secret");
+            let after = logins(&fakes);
+            (0..fakes.len()).find(|at| after[*at] > before[*at]).expect("one of them")
+        };
+        (1..=20).map(visit).collect()
+    };
+    let before = all_visit();
+    assert!((0..3).all(|at| before.contains(&at)), "{before:?}");
+    assert_eq!(all_visit(), before);
+    gone.set();
+    proxy.wait_for_metric(&gauge("backend_up", &broken.address()), 0.0);
+    let after = all_visit();
+    let moved = |(before, after): (&usize, &usize)| (*before == 0) == (before != after);
+    assert!(before.iter().zip(&after).all(moved), "{before:?} {after:?}");
+    gone.clear();
+    waits_until_up(&proxy, &[&broken.address()]);
+    assert_eq!(all_visit(), before);
     proxy.stop();
 }
 
@@ -280,7 +300,6 @@ fn client_waits_for_the_first_greeting_too() {
     proxy.wait_for_metric("imaps_proxy_hold_waiting", 1.0);
     proxy.wait_for_ends("client_closed", 1);
     let server = FakeBackend::at(address);
-    client.expect("* OK ");
     client.log_in("alice", "secret");
     assert_eq!(proxy.metric("imaps_proxy_holds_total{result=\"served\"}"), 1.0);
     assert_eq!(proxy.metric("imaps_proxy_holds_total{result=\"ended\"}"), 1.0);

@@ -296,7 +296,7 @@ impl Server {
             tracing::warn!(backend, address, error, "backend is down");
         } else if was_up {
             tracing::warn!(backend, address, error, "backend's address is down");
-        } else if self.is_up() {
+        } else if *self.verdict() != Some(false) {
             // Such as the other family of a name.
             tracing::info!(backend, address, error, "backend's address does not work");
         }

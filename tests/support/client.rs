@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -75,7 +75,11 @@ impl fmt::Debug for Client {
 impl Client {
     /// Connects and completes the handshake; the error is the alert or what else went wrong.
     pub fn tls(address: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
-        let tcp = dial(address)?;
+        Self::tls_over(dial(address)?, config, name)
+    }
+
+    /// On a connection that is there.
+    pub fn tls_over(tcp: TcpStream, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
         let name = ServerName::try_from(name.to_owned()).expect("the test gives a name");
         let connection =
             ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
@@ -312,8 +316,20 @@ impl Client {
     }
 }
 
+/// From another address than the system would choose.
+pub fn dial_from(source: IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    socket.connect_timeout(&address.into(), PATIENCE)?;
+    prepared(socket.into())
+}
+
 fn dial(address: SocketAddr) -> io::Result<TcpStream> {
-    let tcp = TcpStream::connect_timeout(&address, PATIENCE)?;
+    prepared(TcpStream::connect_timeout(&address, PATIENCE)?)
+}
+
+fn prepared(tcp: TcpStream) -> io::Result<TcpStream> {
     tcp.set_nodelay(true)?;
     tcp.set_read_timeout(Some(PATIENCE))?;
     tcp.set_write_timeout(Some(PATIENCE))?;
