@@ -57,6 +57,7 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
     let news = store.load(SystemTime::now())?;
     let (configured, tls, fresh) =
         tls::Configured::new(&settings.tls, store.names(), SystemTime::now())?;
+    let connectors = tls::backend::connectors(&settings.backend).map_err(tls::Error::from)?;
     let listeners = bind_all(&settings)?;
     let names: Vec<String> =
         settings.listen.iter().map(|listen| listen.address.to_string()).collect();
@@ -66,7 +67,7 @@ pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result
     let readiness = Arc::new(Readiness::new(servers));
     reload::announce(&news, Occasion::Start, &store, &metrics, &readiness);
     reload::announce_parts(&fresh, &metrics);
-    let backends = Backends::new(&settings, &metrics, Arc::clone(&readiness));
+    let backends = Backends::new(&settings, &metrics, Arc::clone(&readiness), connectors);
     let ctx = Arc::new(Context::new(
         tls,
         store.names(),

@@ -7,17 +7,21 @@
 
 use std::io;
 use std::net::SocketAddr;
+use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::time::{Instant, timeout_at};
 
 use super::connect::{Attempts, Resolver};
 use super::identity::Caller;
+use super::secure;
+use super::stream::Stream;
 use crate::config::settings::{self, ServerAddress};
 use crate::conn::socket;
 use crate::proto::imap::response::{self, Kind, Response};
+use crate::proto::imap::upgrade;
+use crate::tls::backend::Connector;
 
 /// Longest greeting line; Dovecot's lines end at 8 KiB.
 const MAX_GREETING: usize = 8 * 1024;
@@ -32,7 +36,7 @@ pub struct Timeouts {
 
 /// A connection behind its greeting.
 pub struct Link {
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// What the server sent behind the greeting.
     pub input: Vec<u8>,
     /// The greeting's text, its code included.
@@ -52,6 +56,14 @@ pub enum Failure {
     NotImap,
     Preauth,
     Bye,
+    /// It agrees to no STARTTLS.
+    Starttls,
+    /// Something came together with its OK to STARTTLS.
+    PlaintextAfterStarttls,
+    /// The handshake fails.
+    Tls,
+    /// Its certificate is not good enough.
+    Certificate,
     OutOfDescriptors,
 }
 
@@ -61,10 +73,14 @@ pub enum Error {
     Resolve { host: String, why: String },
     #[error("can't connect to {address}: {}", socket::why(source))]
     Connect { address: SocketAddr, source: io::Error },
+    #[error("can't connect to {}: {}", path.display(), socket::why(source))]
+    Socket { path: PathBuf, source: io::Error },
     #[error("no connection within {0:?}")]
     Timeout(Duration),
     #[error("no greeting within {0:?}")]
     GreetingTimeout(Duration),
+    #[error("TLS does not come about within {0:?}")]
+    HandshakeTimeout(Duration),
     #[error("it closed the connection before it said anything useful")]
     Closed,
     #[error("it does not greet as an IMAP server does: {0:?}")]
@@ -73,53 +89,102 @@ pub enum Error {
     Preauth,
     #[error("it says BYE: {0:?}")]
     Bye(String),
+    #[error(transparent)]
+    Secure(#[from] secure::Error),
 }
 
 impl Error {
     pub fn failure(&self) -> Failure {
         match self {
             Self::Resolve { .. } => Failure::Resolve,
-            Self::Connect { source, .. } => match source.raw_os_error() {
-                _ if source.kind() == io::ErrorKind::ConnectionRefused => Failure::Refused,
-                _ if source.kind() == io::ErrorKind::TimedOut => Failure::Timeout,
-                _ if socket::out_of_descriptors(source) => Failure::OutOfDescriptors,
-                _ => Failure::Unreachable,
-            },
+            Self::Connect { source, .. } | Self::Socket { source, .. } => {
+                match source.raw_os_error() {
+                    _ if source.kind() == io::ErrorKind::ConnectionRefused => Failure::Refused,
+                    _ if source.kind() == io::ErrorKind::TimedOut => Failure::Timeout,
+                    _ if socket::out_of_descriptors(source) => Failure::OutOfDescriptors,
+                    _ => Failure::Unreachable,
+                }
+            }
             Self::Timeout(_) => Failure::Timeout,
             Self::GreetingTimeout(_) => Failure::GreetingTimeout,
             Self::Closed => Failure::Closed,
             Self::NotImap(_) => Failure::NotImap,
             Self::Preauth => Failure::Preauth,
             Self::Bye(_) => Failure::Bye,
+            Self::HandshakeTimeout(_) | Self::Secure(secure::Error::Handshake(_)) => Failure::Tls,
+            Self::Secure(secure::Error::Certificate(_)) => Failure::Certificate,
+            Self::Secure(secure::Error::StartTls(upgrade::Error::Injected)) => {
+                Failure::PlaintextAfterStarttls
+            }
+            Self::Secure(secure::Error::StartTls(_)) => Failure::Starttls,
         }
     }
 }
 
-/// Resolves, connects, reads the greeting. `caller`: whose session it is for, if it is for one.
+/// Resolves, connects, begins TLS where it is spoken (`tls`), reads the greeting. `caller`: whose session it is for, if it
+/// is for one.
 pub async fn dial(
     resolver: &Resolver,
     server: &settings::Server,
+    tls: Option<&Connector>,
     timeouts: &Timeouts,
     caller: Option<&Caller<'_>>,
 ) -> Result<Link, Error> {
-    let ServerAddress::Host(address) = &server.address else {
-        let why = "that kind of address is not supported".to_owned();
-        return Err(Error::Resolve { host: server.address.to_string(), why });
-    };
     let _ = caller;
+    let address = match &server.address {
+        ServerAddress::Host(address) => address,
+        ServerAddress::Unix(path) => {
+            let socket = |source| Error::Socket { path: path.clone(), source };
+            let stream = Stream::unix(path, timeouts.connect).await;
+            let stream = stream.ok_or(Error::Timeout(timeouts.connect))?.map_err(socket)?;
+            return open(stream, tls, timeouts.greeting).await;
+        }
+        ServerAddress::Service(_) => {
+            let why = "that kind of address is not supported".to_owned();
+            return Err(Error::Resolve { host: server.address.to_string(), why });
+        }
+    };
     let mut attempts = Attempts::start(resolver, address, timeouts.connect).await?;
     loop {
         let stream = attempts.next().await?;
         socket::prepare(&stream);
-        attempts.last = match timeout(timeouts.greeting, greeting(stream)).await {
-            Ok(Ok(link)) => return Ok(link),
-            Ok(Err(error)) => error,
-            Err(_) => return Err(Error::GreetingTimeout(timeouts.greeting)),
+        attempts.last = match open(Stream::Tcp(stream), tls, timeouts.greeting).await {
+            Ok(link) => return Ok(link),
+            Err(error @ (Error::GreetingTimeout(_) | Error::HandshakeTimeout(_))) => {
+                return Err(error);
+            }
+            Err(error) => error,
         };
     }
 }
 
-async fn greeting(mut stream: TcpStream) -> Result<Link, Error> {
+/// From a connection to a greeting inside TLS, if there is TLS, all of it within `limit`.
+async fn open(stream: Stream, tls: Option<&Connector>, limit: Duration) -> Result<Link, Error> {
+    let deadline = Instant::now() + limit;
+    let greeting = async |stream| match timeout_at(deadline, greeting(stream)).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::GreetingTimeout(limit)),
+    };
+    let Some(tls) = tls else { return greeting(stream).await };
+    let handshake = async |stream| match timeout_at(deadline, secure::begin(stream, tls)).await {
+        Ok(result) => result.map_err(Error::from),
+        Err(_) => Err(Error::HandshakeTimeout(limit)),
+    };
+    if tls.is_implicit() {
+        return greeting(handshake(stream).await?).await;
+    }
+    let Link { mut stream, input, greeting: text } = greeting(stream).await?;
+    match timeout_at(deadline, secure::agree(&mut stream, &text, input)).await {
+        Ok(agreed) => agreed.map_err(secure::Error::from)?,
+        Err(_) => return Err(Error::HandshakeTimeout(limit)),
+    }
+    let stream = handshake(stream).await?;
+    // Its words for people stay; a code was said before TLS, and counts for nothing.
+    let words = response::code(&text).map_or(&*text, |(_, words)| words).to_vec();
+    Ok(Link { stream, input: Vec::new(), greeting: words })
+}
+
+async fn greeting(mut stream: Stream) -> Result<Link, Error> {
     let mut input = Vec::with_capacity(1024);
     loop {
         let whole = response::next(&input, MAX_GREETING);
@@ -135,12 +200,14 @@ async fn greeting(mut stream: TcpStream) -> Result<Link, Error> {
             input.drain(..length);
             return Ok(Link { stream, input, greeting });
         }
-        if stream.read_buf(&mut input).await.unwrap_or(0) == 0 {
-            return Err(if input.is_empty() {
-                Error::Closed
-            } else {
-                Error::NotImap(shown(&input))
-            });
+        match stream.read_buf(&mut input).await {
+            Ok(1..) => {}
+            // Such as an alert, which in TLS 1.3 comes when the handshake is done for us.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(secure::why(&error, true).into());
+            }
+            Ok(0) | Err(_) if input.is_empty() => return Err(Error::Closed),
+            Ok(0) | Err(_) => return Err(Error::NotImap(shown(&input))),
         }
     }
 }

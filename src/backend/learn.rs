@@ -9,7 +9,7 @@ use std::io;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::time::{sleep, timeout};
 
 use super::dial::{self, Link};
@@ -121,7 +121,7 @@ fn text_of(greeting: &[u8]) -> &[u8] {
 async fn capabilities(link: Link) -> Result<(Vec<u8>, Vec<u8>), Error> {
     const TAG: &[u8] = b"L1";
     let Link { mut stream, mut input, mut greeting } = link;
-    stream.write_all(b"L1 CAPABILITY\r\n").await?;
+    stream.send(b"L1 CAPABILITY\r\n").await?;
     let mut list = None;
     loop {
         while let Some(response::Whole { response, line, length }) =
@@ -131,7 +131,8 @@ async fn capabilities(link: Link) -> Result<(Vec<u8>, Vec<u8>), Error> {
             match response {
                 Response::Tagged { tag: TAG, kind: Kind::Ok, .. } => {
                     // Politely, but nobody waits for the answer.
-                    let _ = stream.write_all(b"L2 LOGOUT\r\n").await;
+                    let _ = stream.send(b"L2 LOGOUT\r\n").await;
+                    stream.close();
                     let list = list.ok_or(Error::NoCapabilities("OK without a list"))?;
                     return Ok((greeting, list));
                 }

@@ -3,9 +3,13 @@
 //! A server is *up* when it answered [`learn`] and no login has found it down since. Names are looked up
 //! by our own resolver, so that no thread waits for DNS.
 
+pub mod stream;
+
 pub mod connect;
 
 pub mod identity;
+
+pub mod secure;
 
 pub mod dial;
 
@@ -22,6 +26,7 @@ use crate::config::settings;
 use crate::metrics::{BackendMetrics, Metrics};
 use crate::proto::imap::capability::Repair;
 use crate::proto::imap::login::Dialect;
+use crate::tls::backend::Connector;
 use identity::Caller;
 
 /// All servers, in the order of the configuration.
@@ -37,6 +42,7 @@ pub struct Backends {
 pub struct Server {
     index: usize,
     settings: settings::Server,
+    tls: Option<Arc<Connector>>,
     /// The address as configured: the label and log field `backend`.
     pub name: Arc<str>,
     up: AtomicBool,
@@ -66,15 +72,18 @@ pub struct Told {
 }
 
 impl Backends {
+    /// `connectors`: for each server its TLS, if it has any.
     pub fn new(
         settings: &settings::Settings,
         metrics: &Metrics,
         readiness: Arc<Readiness>,
+        connectors: Vec<Option<Arc<Connector>>>,
     ) -> Self {
-        let servers = settings.backend.servers.iter().enumerate();
-        let servers = servers.map(|(index, server)| Server {
+        let servers = settings.backend.servers.iter().zip(connectors).enumerate();
+        let servers = servers.map(|(index, (server, tls))| Server {
             index,
             settings: server.clone(),
+            tls,
             name: server.address.to_string().into(),
             up: AtomicBool::new(false),
             known: ArcSwapOption::empty(),
@@ -118,7 +127,14 @@ impl Backends {
         caller: Option<&Caller<'_>>,
     ) -> Result<dial::Link, dial::Error> {
         let start = std::time::Instant::now();
-        let result = dial::dial(&self.resolver, &server.settings, &self.timeouts, caller).await;
+        let result = dial::dial(
+            &self.resolver,
+            &server.settings,
+            server.tls.as_deref(),
+            &self.timeouts,
+            caller,
+        )
+        .await;
         match &result {
             Ok(_) => server.metrics.connect_duration.observe(start.elapsed().as_secs_f64()),
             Err(error) => {

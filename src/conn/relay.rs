@@ -20,7 +20,6 @@ use std::task::{Context as Cx, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::AsyncWrite as _;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
@@ -28,6 +27,7 @@ use super::Context;
 use super::client::{self, CHUNK, Client, LAST_WORDS, Received};
 use super::close::{Reason, Session};
 use super::socket::Unsent;
+use crate::backend::stream::Stream;
 use crate::metrics::{BackendMetrics, Phase};
 use crate::proto::imap::follow::{self, Direction, Follow};
 use crate::proto::imap::secret::Input;
@@ -38,7 +38,7 @@ const MAX_ANSWERS: usize = 2 * CHUNK;
 /// Both ends of one logged-in session, and what each has sent already.
 pub struct Pair {
     pub client: Client,
-    pub backend: TcpStream,
+    pub backend: Stream,
     pub from_client: Input,
     pub from_backend: Vec<u8>,
     pub metrics: Arc<BackendMetrics>,
@@ -105,8 +105,11 @@ pub fn run(
             (Some(relay), Ok(())) => relay.until_end(&mut session, &ctx).await,
         };
         session.ends(end.reason);
-        if let Some(Relay { client, backend, .. }) = relay {
-            drop(backend);
+        if let Some(Relay { client, backend, to_backend, .. }) = relay {
+            match end.farewell {
+                Farewell::Say if to_backend.is_empty() => backend.close(),
+                _ => drop(backend),
+            }
             // On the heap: it is longer than all that a session is while it lives.
             Box::pin(say_farewell(client, &end, ctx.timeouts.write)).await;
         }
@@ -149,7 +152,7 @@ impl Moved {
 
 struct Relay {
     client: Client,
-    backend: TcpStream,
+    backend: Stream,
     to_backend: Unsent,
     follow: Follow,
     metrics: Arc<BackendMetrics>,
@@ -173,7 +176,7 @@ struct Draining {
 }
 
 impl Relay {
-    fn new(client: Client, backend: TcpStream, metrics: Arc<BackendMetrics>) -> Self {
+    fn new(client: Client, backend: Stream, metrics: Arc<BackendMetrics>) -> Self {
         Self {
             client,
             backend,
@@ -330,11 +333,14 @@ impl Relay {
         self.follow.unhold(Direction::BackendToClient, &mut plain);
         let read = poll_read_buf(Pin::new(&mut self.backend), cx, &mut plain);
         let result = match read {
-            Poll::Ready(Ok(0)) => Poll::Ready(Err(self.backend_ended(&plain))),
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(self.backend_ended(&plain, false))),
             Poll::Ready(Ok(n)) => {
                 moved.from_backend = true;
                 session.backend_to_client += count(&ctx.metrics.backend_to_client, n);
                 Poll::Ready(self.pass_to_client(&mut plain, ctx, now))
+            }
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Poll::Ready(Err(self.backend_ended(&plain, true)))
             }
             Poll::Ready(Err(_)) => {
                 let _ = self.client.queue(&plain); // what was held, as it is
@@ -384,7 +390,7 @@ impl Relay {
             _ if plain.is_empty() => Ok(()),
             // The beginning of a command that never came: as it is.
             Poll::Ready(Ok(Received::End)) if plain.len() == held => {
-                self.to_backend.send(&self.backend, &plain).map_err(lost)
+                self.to_backend.send(&mut self.backend, &plain).map_err(lost)
             }
             _ => self.pass_to_backend(&mut plain, now),
         };
@@ -423,7 +429,7 @@ impl Relay {
         if self.follow.client(plain, now.into_std()).is_err() {
             return Err(Reason::ProtocolViolation.into());
         }
-        let sent = self.to_backend.send(&self.backend, plain);
+        let sent = self.to_backend.send(&mut self.backend, plain);
         plain.clear();
         self.follow.take_answers(plain);
         if !plain.is_empty() {
@@ -437,12 +443,16 @@ impl Relay {
         }
     }
 
-    fn backend_ended(&mut self, held: &[u8]) -> End {
+    /// `cut`: without close_notify, where there is TLS. Many servers omit it, so it counts where the framing can't tell.
+    fn backend_ended(&mut self, held: &[u8], cut: bool) -> End {
         if !held.is_empty() {
             let _ = self.client.queue(held); // the beginning of a response that never came
             return End::truncated(Reason::BackendTruncated);
         }
-        let torn = self.follow.is_following() && !self.follow.ended_orderly();
+        let torn = match self.follow.is_following() {
+            true => !self.follow.ended_orderly(),
+            false => cut,
+        };
         let reason = if self.follow.logout_seen() && self.follow.bye_seen() {
             Reason::Logout
         } else if self.client_ended {
