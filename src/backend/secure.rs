@@ -6,7 +6,7 @@
 
 use std::io;
 
-use rustls::{HandshakeKind, InvalidMessage, PeerIncompatible};
+use rustls::{HandshakeKind, InvalidMessage, PeerIncompatible, ProtocolVersion};
 use tokio::io::AsyncReadExt as _;
 use tokio_rustls::TlsConnector;
 
@@ -54,7 +54,10 @@ pub async fn begin(stream: Stream, connector: &Connector) -> Result<Stream, Erro
     let (_, tls) = stream.get_ref();
     tracing::debug!(
         server_name = %connector.name.to_str(),
-        tls_version = tls.protocol_version().and_then(|version| version.as_str()),
+        tls_version = match tls.protocol_version() {
+            Some(ProtocolVersion::TLSv1_3) => "TLSv1.3",
+            _ => "TLSv1.2",
+        },
         tls_cipher = tls.negotiated_cipher_suite().and_then(|suite| suite.suite().as_str()),
         resumed = tls.handshake_kind() == Some(HandshakeKind::Resumed),
         "TLS to a server"

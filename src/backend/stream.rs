@@ -39,6 +39,10 @@ impl Stream {
         timeout(limit, connected).await.ok()
     }
 
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
     /// Sends all of `bytes`, beyond what TLS would keep.
     pub async fn send(&mut self, bytes: &[u8]) -> io::Result<()> {
         self.write_all(bytes).await?;

@@ -371,9 +371,13 @@ impl Relay {
             .map_err(lost)?;
         if self.client_ended {
             if !self.backend_shut {
+                self.half_closed.get_or_insert(now + ctx.timeouts.half_closed);
+                // TLS 1.2 has no half-close (RFC 5246 §7.2.1), and servers drop their answers in 1.3 as well.
+                if self.backend.is_tls() && self.follow.owes_answers() {
+                    return Poll::Pending; // the answers wake us
+                }
                 ready!(Pin::new(&mut self.backend).poll_shutdown(cx)).map_err(lost)?;
                 self.backend_shut = true;
-                self.half_closed = Some(now + ctx.timeouts.half_closed);
             }
             return Poll::Pending;
         }

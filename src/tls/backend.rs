@@ -341,6 +341,10 @@ fn why_not(
             "its certificate is self-signed ({}) and nobody has said to trust it; {pin}",
             facts.subject
         ),
+        C::BadSignature => format!(
+            "its certificate was not issued by the {} that is trusted, but by another CA of that name; name that CA's file in backend.tls.ca, or {pin}",
+            facts.issuer
+        ),
         C::UnknownIssuer => format!(
             "its certificate was issued by {}, which is not trusted, or the server leaves out the intermediates; name that CA's file in backend.tls.ca, or {pin}",
             facts.issuer

@@ -43,7 +43,13 @@ impl Dovecot {
     /// which the system reaches it.
     #[track_caller]
     pub fn that_wants_tls() -> Self {
-        Self::launch(Ipv4Addr::new(127, 0, 0, 2), "disable_plaintext_auth = yes\n")
+        Self::that_wants_tls_with("")
+    }
+
+    #[track_caller]
+    pub fn that_wants_tls_with(config: &str) -> Self {
+        let config = format!("disable_plaintext_auth = yes\n{config}\n");
+        Self::launch(Ipv4Addr::new(127, 0, 0, 2), &config)
     }
 
     #[track_caller]
@@ -101,6 +107,15 @@ impl Dovecot {
             assert!(said.contains("Address already in use"), "Dovecot does not start:\n{said}");
         }
         panic!("five ports in a row were taken");
+    }
+
+    /// The CA of its certificate, which is for `localhost` and the loopback addresses.
+    pub fn ca(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.path().join("cert.pem")
     }
 
     pub fn log(&self) -> String {
