@@ -306,7 +306,7 @@ fn sessions_resume_and_every_orderly_end_is_told_to_the_server() {
     assert_eq!(end(), Err(std::io::ErrorKind::UnexpectedEof), "that was no orderly end");
     let handshakes = || proxy.log().into_iter().filter(|line| line.message() == "TLS to a server");
     wait_until("the handshakes are logged", || handshakes().count() >= 3);
-    let last = handshakes().last().unwrap();
+    let last = handshakes().next_back().unwrap();
     assert_eq!([last.field("tls_version"), last.field("resumed")], ["TLSv1.3", "true"]);
     let _idle = proxy.logged_in();
     proxy.stop();
@@ -443,7 +443,7 @@ fn no_password_goes_out_without_tls() {
                 session.drain();
             }),
             "implicit",
-            "tls",
+            "greeting_timeout",
             "TLS does not come about within 500ms",
         ),
         (

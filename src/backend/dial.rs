@@ -1,23 +1,22 @@
-//! From a server to a connection that has greeted us.
+//! From an address to a connection that has greeted us.
 //!
 //! Connected (`connect`), the server is told who calls as far as it wants to know (`identity`), TLS begins where it
 //! is spoken, and the greeting is read. Only `* OK` is a greeting: a server that greets PREAUTH would log
 //! everybody in as somebody else, one that says BYE is down, and anything else is no IMAP server.
-//! None of them gets a password. The next address is tried if one does not get that far.
+//! None of them gets a password.
 
 use std::io;
-use std::net::SocketAddr;
-use std::path::PathBuf;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, timeout_at};
 
-use super::connect::{Attempts, Resolver};
+use super::connect::connect;
 use super::identity::Caller;
+use super::resolve::Address;
 use super::secure;
 use super::stream::Stream;
-use crate::config::settings::{self, ServerAddress};
+use crate::config::settings;
 use crate::conn::socket;
 use crate::proto::imap::response::{self, Kind, Response};
 use crate::proto::imap::upgrade;
@@ -26,9 +25,9 @@ use crate::tls::backend::Connector;
 /// Longest greeting line; Dovecot's lines end at 8 KiB.
 const MAX_GREETING: usize = 8 * 1024;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Timeouts {
-    /// Name look-up and connection, all addresses together.
+    /// For the connection.
     pub connect: Duration,
     /// From the connection to the whole greeting.
     pub greeting: Duration,
@@ -72,9 +71,7 @@ pub enum Error {
     #[error("{host} does not resolve: {why}")]
     Resolve { host: String, why: String },
     #[error("can't connect to {address}: {}", socket::why(source))]
-    Connect { address: SocketAddr, source: io::Error },
-    #[error("can't connect to {}: {}", path.display(), socket::why(source))]
-    Socket { path: PathBuf, source: io::Error },
+    Connect { address: Address, source: io::Error },
     #[error("no connection within {0:?}")]
     Timeout(Duration),
     #[error("no greeting within {0:?}")]
@@ -97,21 +94,19 @@ impl Error {
     pub fn failure(&self) -> Failure {
         match self {
             Self::Resolve { .. } => Failure::Resolve,
-            Self::Connect { source, .. } | Self::Socket { source, .. } => {
-                match source.raw_os_error() {
-                    _ if source.kind() == io::ErrorKind::ConnectionRefused => Failure::Refused,
-                    _ if source.kind() == io::ErrorKind::TimedOut => Failure::Timeout,
-                    _ if socket::out_of_descriptors(source) => Failure::OutOfDescriptors,
-                    _ => Failure::Unreachable,
-                }
-            }
+            Self::Connect { source, .. } => match source.raw_os_error() {
+                _ if source.kind() == io::ErrorKind::ConnectionRefused => Failure::Refused,
+                _ if source.kind() == io::ErrorKind::TimedOut => Failure::Timeout,
+                _ if socket::out_of_descriptors(source) => Failure::OutOfDescriptors,
+                _ => Failure::Unreachable,
+            },
             Self::Timeout(_) => Failure::Timeout,
-            Self::GreetingTimeout(_) => Failure::GreetingTimeout,
+            Self::GreetingTimeout(_) | Self::HandshakeTimeout(_) => Failure::GreetingTimeout,
             Self::Closed => Failure::Closed,
             Self::NotImap(_) => Failure::NotImap,
             Self::Preauth => Failure::Preauth,
             Self::Bye(_) => Failure::Bye,
-            Self::HandshakeTimeout(_) | Self::Secure(secure::Error::Handshake(_)) => Failure::Tls,
+            Self::Secure(secure::Error::Handshake(_)) => Failure::Tls,
             Self::Secure(secure::Error::Certificate(_)) => Failure::Certificate,
             Self::Secure(secure::Error::StartTls(upgrade::Error::Injected)) => {
                 Failure::PlaintextAfterStarttls
@@ -121,41 +116,17 @@ impl Error {
     }
 }
 
-/// Resolves, connects, begins TLS where it is spoken (`tls`), reads the greeting. `caller`: whose session it is for, if it
-/// is for one.
+/// Connects, begins TLS where it is spoken (`tls`), reads the greeting. `caller`: whose session it is for, if it is for one.
 pub async fn dial(
-    resolver: &Resolver,
+    address: &Address,
     server: &settings::Server,
     tls: Option<&Connector>,
     timeouts: &Timeouts,
     caller: Option<&Caller<'_>>,
 ) -> Result<Link, Error> {
-    let _ = caller;
-    let address = match &server.address {
-        ServerAddress::Host(address) => address,
-        ServerAddress::Unix(path) => {
-            let socket = |source| Error::Socket { path: path.clone(), source };
-            let stream = Stream::unix(path, timeouts.connect).await;
-            let stream = stream.ok_or(Error::Timeout(timeouts.connect))?.map_err(socket)?;
-            return open(stream, tls, timeouts.greeting).await;
-        }
-        ServerAddress::Service(_) => {
-            let why = "that kind of address is not supported".to_owned();
-            return Err(Error::Resolve { host: server.address.to_string(), why });
-        }
-    };
-    let mut attempts = Attempts::start(resolver, address, timeouts.connect).await?;
-    loop {
-        let stream = attempts.next().await?;
-        socket::prepare(&stream);
-        attempts.last = match open(Stream::Tcp(stream), tls, timeouts.greeting).await {
-            Ok(link) => return Ok(link),
-            Err(error @ (Error::GreetingTimeout(_) | Error::HandshakeTimeout(_))) => {
-                return Err(error);
-            }
-            Err(error) => error,
-        };
-    }
+    let _ = (server, caller);
+    let stream = connect(address, timeouts.connect).await?;
+    open(stream, tls, timeouts.greeting).await
 }
 
 /// From a connection to a greeting inside TLS, if there is TLS, all of it within `limit`.

@@ -4,18 +4,12 @@
 //! Not here: how it comes about (`connect`, `secure`).
 
 use std::io::{self, IoSlice};
-use std::path::Path;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
-use std::time::Duration;
 
 use tokio::io::{AsyncRead, AsyncWrite, AsyncWriteExt as _, ReadBuf};
 use tokio::net::{TcpStream, UnixStream};
-use tokio::time::{sleep, timeout};
 use tokio_rustls::client::TlsStream;
-
-/// How soon a Unix socket whose queue is full is tried again: the system does not tell.
-const RETRY: Duration = Duration::from_millis(20);
 
 pub enum Stream {
     Tcp(TcpStream),
@@ -26,19 +20,6 @@ pub enum Stream {
 const _: () = assert!(size_of::<Stream>() == size_of::<TcpStream>());
 
 impl Stream {
-    /// `None`: nobody took the connection within `limit`.
-    pub async fn unix(path: &Path, limit: Duration) -> Option<io::Result<Self>> {
-        let connected = async {
-            loop {
-                match UnixStream::connect(path).await {
-                    Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(RETRY).await,
-                    done => break done.map(|stream| Self::Unix(Box::new(stream))),
-                }
-            }
-        };
-        timeout(limit, connected).await.ok()
-    }
-
     pub fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }

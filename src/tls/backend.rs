@@ -63,14 +63,14 @@ pub struct Connector {
 ///
 /// # Errors
 /// A CA file that is not what it should be, or nobody to trust.
-pub fn connectors(backend: &settings::Backend) -> Result<Vec<Option<Arc<Connector>>>, Error> {
+pub fn connectors(backend: &settings::Backend) -> Result<Vec<Option<Connector>>, Error> {
     let mut system = None;
     let each = backend.servers.iter().map(|server| match &server.tls {
         Some(tls) => {
             if tls.trust == Trust::Insecure {
                 tracing::warn!("{}", insecure(&server.address));
             }
-            Connector::new(tls, &mut system).map(|one| Some(Arc::new(one)))
+            Connector::new(tls, &mut system).map(Some)
         }
         None => Ok(None),
     });
