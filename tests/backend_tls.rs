@@ -550,3 +550,18 @@ fn files_of_cas_are_checked_and_needed_at_start() {
     let text = said("{ mode: implicit, verify: insecure }", "check", 0);
     assert!(text.contains("warning: backend.tls verify: insecure"), "{text}");
 }
+
+#[test]
+fn reload_takes_servers_into_tls_and_refuses_a_ca_that_is_none() {
+    let dovecot = Dovecot::that_wants_tls();
+    let proxy = Proxy::start(&dovecot, "");
+    assert!(proxy.connect().expect("* OK ").contains("LOGINDISABLED"));
+    let refused = proxy.reload(&tls("mode: starttls, ca: /no/such.pem"));
+    assert!(refused[0].contains("/no/such.pem: no such file"), "{refused:?}");
+    assert!(proxy.connect().expect("* OK ").contains("LOGINDISABLED"));
+    proxy.reload(&tls(&format!("mode: starttls, ca: '{}'", dovecot.ca().display())));
+    wait_until("what it says inside TLS is known", || {
+        !proxy.connect().expect("* OK ").contains("LOGINDISABLED")
+    });
+    is_trusted(&proxy);
+}
