@@ -52,6 +52,16 @@ fn dovecot_that_trusts_the_proxy_logs_the_clients_address_and_our_session() {
 }
 
 #[test]
+fn behind_starttls_to_the_server_the_id_is_inside_tls() {
+    let dovecot = Dovecot::at(ELSEWHERE, TRUSTING);
+    let tls = "backend: { tls: { mode: starttls, verify: insecure } }";
+    let proxy = Proxy::starting(&dovecot).config(DOVECOT_ID).config(tls).start();
+    proxy.connect_from(CLIENT).log_in("alice", "secret");
+    let line = login_line(&dovecot);
+    assert!(line.contains("rip=127.0.0.9, lip=127.0.0.1,") && line.contains("TLS"), "{line}");
+}
+
+#[test]
 fn dovecot_that_does_not_trust_the_proxy_takes_everybody_for_it() {
     let dovecot = Dovecot::at(ELSEWHERE, "");
     let proxy = Proxy::start(&dovecot, DOVECOT_ID);

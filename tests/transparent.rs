@@ -166,7 +166,7 @@ fn noting(networks: &Networks, end: &str, ip: IpAddr) -> (FakeBackend, Arc<Calle
     let callers = Arc::new(Mutex::new(Vec::new()));
     let noted = Arc::clone(&callers);
     let backend = networks.at(end, || {
-        FakeBackend::at(ip, move |session| {
+        FakeBackend::raw_at((ip, 0).into(), move |session| {
             let peer = session.tcp().peer_addr().expect("it is connected").ip();
             session.greet("IMAP4rev1");
             session.serve("IMAP4rev1", &|_, command| {

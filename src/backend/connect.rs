@@ -4,31 +4,52 @@
 
 use std::io;
 use std::net::IpAddr;
+use std::path::Path;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{sleep, timeout};
 
 use super::dial::Error;
 use super::resolve::Address;
+use super::stream::Stream;
 use super::transparent;
+use crate::conn::socket;
+
+/// How soon a Unix socket whose queue is full is tried again: the system does not say when it has room.
+const RETRY: Duration = Duration::from_millis(20);
 
 /// `source`: the client's address, where the connection is to come from it.
 pub async fn connect(
     address: &Address,
     source: Option<IpAddr>,
     limit: Duration,
-) -> Result<TcpStream, Error> {
+) -> Result<Stream, Error> {
     let connecting = async {
-        match (address, source) {
-            (Address::Ip(address), None) => TcpStream::connect(address).await,
-            (Address::Ip(address), Some(client)) => transparent::connect(client, *address).await,
-            (Address::Unix(_), _) => Err(io::ErrorKind::Unsupported.into()),
+        match address {
+            Address::Ip(address) => {
+                let stream = match source {
+                    None => TcpStream::connect(address).await?,
+                    Some(client) => transparent::connect(client, *address).await?,
+                };
+                socket::prepare(&stream);
+                Ok(Stream::Tcp(stream))
+            }
+            Address::Unix(path) => Ok(Stream::Unix(Box::new(unix(path).await?))),
         }
     };
     match timeout(limit, connecting).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(source)) => Err(Error::Connect { address: address.clone(), source }),
         Err(_) => Err(Error::Timeout(limit)),
+    }
+}
+
+async fn unix(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(RETRY).await,
+            done => return done,
+        }
     }
 }

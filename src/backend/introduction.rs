@@ -8,7 +8,7 @@
 
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::time::timeout;
 
 use super::dial::{Error, Link};
@@ -19,8 +19,14 @@ use crate::proto::imap::introduction::{self as proto, Answer, Person, Verdict};
 use crate::proto::imap::{capability, response};
 
 /// Introduces `caller` on a connection behind its greeting.
-pub async fn introduce(link: &mut Link, caller: &Caller<'_>, limit: Duration) -> Result<(), Error> {
-    if !offered(&link.greeting) {
+/// `reads_id`: whether the server can, as far as was learned.
+pub async fn introduce(
+    link: &mut Link,
+    caller: &Caller<'_>,
+    reads_id: bool,
+    limit: Duration,
+) -> Result<(), Error> {
+    if !offered(&link.greeting).unwrap_or(reads_id) {
         link.untold = Some(Untold::NoId);
         return Ok(());
     }
@@ -34,11 +40,10 @@ pub async fn introduce(link: &mut Link, caller: &Caller<'_>, limit: Duration) ->
     Ok(())
 }
 
-/// A greeting without a list leaves it open; then the operator's word counts, and a server that knows no ID says BAD.
-fn offered(greeting: &[u8]) -> bool {
-    let list = response::code(greeting).map(|(code, _)| code);
-    let list = list.filter(|code| capability::has(code, b"CAPABILITY"));
-    list.is_none_or(|list| capability::has(list, b"ID"))
+/// Whether ID stands in the greeting's list, if there is one: behind STARTTLS there is none.
+fn offered(greeting: &[u8]) -> Option<bool> {
+    let (code, _) = response::code(greeting)?;
+    capability::has(code, b"CAPABILITY").then(|| capability::has(code, b"ID"))
 }
 
 async fn exchange(link: &mut Link, caller: &Caller<'_>) -> Result<Verdict, String> {
@@ -53,7 +58,7 @@ async fn exchange(link: &mut Link, caller: &Caller<'_>) -> Result<Verdict, Strin
     };
     let mut command = Vec::new();
     proto::write(caller.tag, &person, caller.id, &mut command);
-    link.stream.write_all(&command).await.map_err(|error| error.to_string())?;
+    link.stream.send(&command).await.map_err(|error| error.to_string())?;
     let mut answer = Answer::to(caller.tag);
     loop {
         if let Some(verdict) = answer.read(&mut link.input).map_err(|error| error.to_string())? {
@@ -70,12 +75,12 @@ mod tests {
     use super::*;
 
     #[test]
-    fn a_greetings_list_decides_whether_id_is_sent() {
+    fn a_greeting_with_a_list_says_whether_id_is_offered() {
         for (greeting, expected) in [
-            (&b"[CAPABILITY IMAP4rev1 id] hi"[..], true),
-            (b"[CAPABILITY IMAP4rev1 IDLE] ID", false),
-            (b"[ALERT] hi", true),
-            (b"hi", true),
+            (&b"[CAPABILITY IMAP4rev1 id] hi"[..], Some(true)),
+            (b"[CAPABILITY IMAP4rev1 IDLE] ID", Some(false)),
+            (b"[ALERT] ID", None),
+            (b"ID", None),
         ] {
             assert_eq!(offered(greeting), expected, "{}", String::from_utf8_lossy(greeting));
         }

@@ -19,6 +19,7 @@ use super::balance;
 use super::dial::{self, Failure};
 use super::health::{Change, Health, Standing};
 use super::identity::{Caller, Untold};
+use super::introduction;
 use super::resolve::{Address, Resolver, Target};
 use super::{Known, News, transparent};
 use crate::config::settings::{self, Capabilities, Identity, ServerState};
@@ -26,11 +27,13 @@ use crate::log::sample::Sampler;
 use crate::metrics::{BackendGauges, BackendMetrics};
 use crate::proto::imap::capability::Repair;
 use crate::proto::imap::login::Dialect;
+use crate::tls::backend::Connector;
 
 /// A reload that changes nothing of what it goes by keeps it; else another takes its place, which begins with what this one
 /// knew.
 pub struct Server {
     pub(super) goes_by: GoesBy,
+    tls: Option<Connector>,
     /// The address as configured: the label and log field `backend`.
     pub name: Arc<str>,
     /// The name's hash.
@@ -104,6 +107,7 @@ pub struct Trial<'a>(&'a AtomicBool);
 impl Server {
     pub(super) fn new(
         goes_by: GoesBy,
+        tls: Option<Connector>,
         repair: &Arc<Repair>,
         resolver: &Arc<Resolver>,
         news: &Arc<News>,
@@ -137,13 +141,14 @@ impl Server {
             troubles: Mutex::new(Sampler::new(2)),
             retired: CancellationToken::new(),
             goes_by,
+            tls,
             name,
             gauges,
             metrics,
         }
     }
 
-    /// Connects, for `caller` or for a look of our own, and reads the greeting.
+    /// Connects, for `caller` or for a look of our own, reads the greeting, and introduces the caller where that takes an ID.
     pub async fn dial(
         &self,
         endpoint: &Endpoint,
@@ -151,12 +156,17 @@ impl Server {
     ) -> Result<dial::Link, dial::Error> {
         let start = Instant::now();
         let GoesBy { server, timeouts, .. } = &self.goes_by;
-        let result = dial::dial(&endpoint.address, server, timeouts, caller).await;
-        if let Ok(link) = &result {
-            self.metrics.connect_duration.observe(start.elapsed().as_secs_f64());
-            self.on_untold(link.untold.as_ref());
+        let mut link =
+            dial::dial(&endpoint.address, server, self.tls.as_ref(), timeouts, caller).await?;
+        self.metrics.connect_duration.observe(start.elapsed().as_secs_f64());
+        if server.identity == Identity::DovecotId
+            && let Some(caller) = caller
+        {
+            let reads_id = self.dialect(endpoint).id;
+            introduction::introduce(&mut link, caller, reads_id, timeouts.greeting).await?;
         }
-        result
+        self.on_untold(link.untold.as_ref());
+        Ok(link)
     }
 
     /// Whether the server at `endpoint` would take this client for the proxy, though it should not.
@@ -289,12 +299,12 @@ impl Server {
         self.on_bad(endpoint, change, was_up, error);
     }
 
-    /// A session could not use it: out at once, until it was looked at. From a client's address perhaps only the way back is
-    /// missing: that puts it in doubt, and the look, from our own address, decides.
+    /// A session could not use it: out at once, until it was looked at.
     pub fn on_bad_dial(&self, endpoint: &Endpoint, error: &dial::Error) {
         let (failure, was_up) = (error.failure(), endpoint.is_up());
         self.metrics.connect_failed(failure);
         if self.goes_by.server.identity == Identity::Transparent {
+            // Perhaps only the way back to this client is missing: a look from our own address tells.
             if was_up && let Some(not_logged) = self.sample(1) {
                 let (backend, error) = (&*self.name, error.to_string());
                 tracing::warn!(
@@ -330,7 +340,7 @@ impl Server {
             tracing::warn!(backend, address, error, "backend is down");
         } else if was_up {
             tracing::warn!(backend, address, error, "backend's address is down");
-        } else if self.is_up() {
+        } else if *self.verdict() != Some(false) {
             // Such as the other family of a name.
             tracing::info!(backend, address, error, "backend's address does not work");
         }

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -33,6 +33,8 @@ impl Switch {
     }
 }
 
+const PLAIN: &str = "IMAP4rev1 SASL-IR ID IDLE LITERAL+ AUTH=PLAIN";
+
 pub struct FakeBackend {
     pub address: SocketAddr,
     shared: Arc<Shared>,
@@ -53,12 +55,22 @@ struct Shared {
 impl FakeBackend {
     /// `script` runs once a connection, in a thread of its own; the connection closes when it returns.
     pub fn raw(script: impl Fn(&mut Session) + Send + Sync + 'static) -> Self {
-        Self::at(Ipv4Addr::LOCALHOST.into(), script)
+        Self::raw_at((Ipv4Addr::LOCALHOST, 0).into(), script)
     }
 
-    /// As [`FakeBackend::raw`], on an address of this machine.
-    pub fn at(ip: IpAddr, script: impl Fn(&mut Session) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((ip, 0)).expect("the address is ours");
+    /// A whole server at this address.
+    pub fn at(address: SocketAddr) -> Self {
+        Self::raw_at(address, |session| {
+            session.greet(PLAIN);
+            session.serve(PLAIN, &|_, _| false);
+        })
+    }
+
+    pub fn raw_at(
+        address: SocketAddr,
+        script: impl Fn(&mut Session) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).expect("the address is free");
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared::default());
         let script = Arc::new(script);
@@ -108,7 +120,7 @@ impl FakeBackend {
 
     /// A whole server without a hook.
     pub fn plain() -> Self {
-        Self::imap("SASL-IR ID IDLE LITERAL+ AUTH=PLAIN", |_, _| false)
+        Self::at((Ipv4Addr::LOCALHOST, 0).into())
     }
 
     /// Connections ever accepted.
