@@ -13,6 +13,7 @@ use rustls::pki_types::ServerName;
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
 };
+use socket2::{Domain, Socket, Type};
 
 use super::wait::PATIENCE;
 
@@ -78,8 +79,19 @@ impl Client {
         Self::tls_over(dial(address)?, config, name)
     }
 
-    /// On a connection that is there.
-    pub fn tls_over(tcp: TcpStream, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
+    /// As [`Client::tls`], from an address of this machine.
+    pub fn tls_from(
+        source: IpAddr,
+        address: SocketAddr,
+        config: &Arc<ClientConfig>,
+    ) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.connect_timeout(&address.into(), PATIENCE)?;
+        Self::tls_over(prepared(socket.into())?, config, "localhost")
+    }
+
+    fn tls_over(tcp: TcpStream, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
         let name = ServerName::try_from(name.to_owned()).expect("the test gives a name");
         let connection =
             ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
@@ -88,6 +100,17 @@ impl Client {
             stream.conn.complete_io(&mut stream.sock)?;
         }
         Ok(Self::over(Transport::Tls(Box::new(stream))))
+    }
+
+    /// As [`Client::tls`], behind a PROXY header.
+    pub fn tls_behind(
+        header: &[u8],
+        address: SocketAddr,
+        config: &Arc<ClientConfig>,
+    ) -> io::Result<Self> {
+        let mut tcp = dial(address)?;
+        tcp.write_all(header)?;
+        Self::tls_over(tcp, config, "localhost")
     }
 
     /// A client that speaks no TLS.
@@ -314,15 +337,6 @@ impl Client {
         });
         None
     }
-}
-
-/// From another address than the system would choose.
-pub fn dial_from(source: IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
-    let domain = socket2::Domain::for_address(address);
-    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-    socket.bind(&SocketAddr::new(source, 0).into())?;
-    socket.connect_timeout(&address.into(), PATIENCE)?;
-    prepared(socket.into())
 }
 
 fn dial(address: SocketAddr) -> io::Result<TcpStream> {
