@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use support::{Dovecot, FakeBackend, PATIENCE, Proxy, TlsOptions, wait_until, within};
 
-const REASONS: [&str; 26] = [
+const REASONS: [&str; 29] = [
     "logout",
     "client_closed",
     "client_vanished",
