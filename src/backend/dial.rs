@@ -12,7 +12,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::connect::connect;
-use super::identity::Caller;
+use super::identity::{self, Caller};
 use super::resolve::Address;
 use super::secure;
 use super::stream::Stream;
@@ -20,6 +20,7 @@ use crate::config::settings;
 use crate::conn::socket;
 use crate::proto::imap::response::{self, Kind, Response};
 use crate::proto::imap::upgrade;
+use crate::proto::proxy_header::Ends;
 use crate::tls::backend::Connector;
 
 /// Longest greeting line; Dovecot's lines end at 8 KiB.
@@ -124,14 +125,25 @@ pub async fn dial(
     timeouts: &Timeouts,
     caller: Option<&Caller<'_>>,
 ) -> Result<Link, Error> {
-    let _ = (server, caller);
     let stream = connect(address, timeouts.connect).await?;
-    open(stream, tls, timeouts.greeting).await
+    let ends = stream.ends().map(|(ours, theirs)| Ends::new(ours, theirs));
+    let header = identity::header(server.identity, caller, ends);
+    open(stream, &header, tls, timeouts.greeting).await
 }
 
-/// From a connection to a greeting inside TLS, if there is TLS, all of it within `limit`.
-async fn open(stream: Stream, tls: Option<&Connector>, limit: Duration) -> Result<Link, Error> {
+/// From a connection to a greeting inside TLS, if there is TLS, all of it within `limit`. `header` goes first and in one write:
+/// Dovecot looks at what has arrived once, and at nothing that comes later.
+async fn open(
+    mut stream: Stream,
+    header: &[u8],
+    tls: Option<&Connector>,
+    limit: Duration,
+) -> Result<Link, Error> {
     let deadline = Instant::now() + limit;
+    match timeout_at(deadline, stream.send(header)).await {
+        Ok(sent) => sent.map_err(|_| Error::Closed)?,
+        Err(_) => return Err(Error::GreetingTimeout(limit)),
+    }
     let greeting = async |stream| match timeout_at(deadline, greeting(stream)).await {
         Ok(result) => result,
         Err(_) => Err(Error::GreetingTimeout(limit)),

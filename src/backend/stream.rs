@@ -4,6 +4,7 @@
 //! Not here: how it comes about (`connect`, `secure`).
 
 use std::io::{self, IoSlice};
+use std::net::SocketAddr;
 use std::pin::Pin;
 use std::task::{Context, Poll, Waker};
 
@@ -20,6 +21,15 @@ pub enum Stream {
 const _: () = assert!(size_of::<Stream>() == size_of::<TcpStream>());
 
 impl Stream {
+    /// Our address and the server's, where both have one.
+    pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+        match self {
+            Self::Tcp(stream) => stream.local_addr().ok().zip(stream.peer_addr().ok()),
+            Self::Unix(_) => None,
+            Self::Tls(stream) => stream.get_ref().0.ends(),
+        }
+    }
+
     pub fn is_tls(&self) -> bool {
         matches!(self, Self::Tls(_))
     }
