@@ -67,6 +67,13 @@ pub enum Failure {
     OutOfDescriptors,
 }
 
+impl Failure {
+    /// It says nothing about the server.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::OutOfDescriptors)
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{host} does not resolve: {why}")]
@@ -126,13 +133,13 @@ pub async fn dial(
     caller: Option<&Caller<'_>>,
 ) -> Result<Link, Error> {
     let stream = connect(address, timeouts.connect).await?;
-    let ends = stream.ends().map(|(ours, theirs)| Ends::new(ours, theirs));
-    let header = identity::header(server.identity, caller, ends);
+    let link = stream.addresses().map(|(ours, theirs)| Ends::new(ours, theirs));
+    let header = identity::header(server.identity, caller, link);
     open(stream, &header, tls, timeouts.greeting).await
 }
 
-/// From a connection to a greeting inside TLS, if there is TLS, all of it within `limit`. `header` goes first and in one write:
-/// Dovecot looks at what has arrived once, and at nothing that comes later.
+/// From a connection to a greeting inside TLS, if there is TLS, all of it within `limit`. `header` goes first and in one
+/// write: Dovecot looks at what has arrived once, and at nothing that comes later.
 async fn open(
     mut stream: Stream,
     header: &[u8],
@@ -141,7 +148,8 @@ async fn open(
 ) -> Result<Link, Error> {
     let deadline = Instant::now() + limit;
     match timeout_at(deadline, stream.send(header)).await {
-        Ok(sent) => sent.map_err(|_| Error::Closed)?,
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => return Err(Error::Closed),
         Err(_) => return Err(Error::GreetingTimeout(limit)),
     }
     let greeting = async |stream| match timeout_at(deadline, greeting(stream)).await {

@@ -21,17 +21,17 @@ pub enum Stream {
 const _: () = assert!(size_of::<Stream>() == size_of::<TcpStream>());
 
 impl Stream {
-    /// Our address and the server's, where both have one.
-    pub fn ends(&self) -> Option<(SocketAddr, SocketAddr)> {
+    pub fn is_tls(&self) -> bool {
+        matches!(self, Self::Tls(_))
+    }
+
+    /// Ours and the server's, where there are any.
+    pub fn addresses(&self) -> Option<(SocketAddr, SocketAddr)> {
         match self {
             Self::Tcp(stream) => stream.local_addr().ok().zip(stream.peer_addr().ok()),
             Self::Unix(_) => None,
-            Self::Tls(stream) => stream.get_ref().0.ends(),
+            Self::Tls(stream) => stream.get_ref().0.addresses(),
         }
-    }
-
-    pub fn is_tls(&self) -> bool {
-        matches!(self, Self::Tls(_))
     }
 
     /// Sends all of `bytes`, beyond what TLS would keep.
