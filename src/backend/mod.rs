@@ -14,9 +14,9 @@ pub mod transparent;
 
 pub mod identity;
 
-pub mod introduction;
-
 pub mod secure;
+
+pub mod introduction;
 
 pub mod dial;
 

@@ -66,6 +66,7 @@ impl FakeBackend {
         })
     }
 
+    /// As [`FakeBackend::raw`], on an address of this machine.
     pub fn raw_at(
         address: SocketAddr,
         script: impl Fn(&mut Session) + Send + Sync + 'static,
