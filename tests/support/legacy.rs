@@ -11,7 +11,7 @@ use std::os::unix::fs::{PermissionsExt, chown};
 use std::os::unix::net::UnixDatagram;
 use std::path::{Path, PathBuf};
 use std::process::Command;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::{fs, thread};
 
 use super::certificates::Certificates;
@@ -21,7 +21,7 @@ use super::proxy::{Backend, free_port};
 use super::wait::{PATIENCE, within};
 
 pub struct Legacy {
-    process: Process,
+    process: Mutex<Process>,
     pub address: SocketAddr,
     folder: tempfile::TempDir,
     syslog: Syslog,
@@ -65,7 +65,10 @@ impl Legacy {
         }
         for user in ["alice", "bob", "cyrus"] {
             let mut command = in_tree("cyrus", "usr/sbin/saslpasswd2");
-            command.args(["-p", "-c", "-u", "cyrus.test", "-f"]).arg(path.join("sasldb2")).arg(user);
+            command
+                .args(["-p", "-c", "-u", "cyrus.test", "-f"])
+                .arg(path.join("sasldb2"))
+                .arg(user);
             run(&mut command, b"secret\n", PATIENCE).succeeded();
         }
         give_all(path);
@@ -75,7 +78,7 @@ impl Legacy {
         Self::start(folder, address, &command)
     }
 
-    /// Courier-IMAP 5.0 with plaintext logins; `config` is added to its `imapd` file, where the last of a key counts.
+    /// Courier-IMAP 5.0 with plaintext logins; `config` is added to its `imapd-ssl` file, which is read after `imapd`.
     #[track_caller]
     pub fn courier(config: &str) -> Self {
         let (folder, address) = prepare();
@@ -89,11 +92,10 @@ impl Legacy {
         }
         let here = |line: &str| line.replace("FOLDER", &path.display().to_string());
         let tls = format!(
-            "\nCOURIERTLS={}\nTLS_CERTFILE=FOLDER/both.pem\n",
+            "\nCOURIERTLS={}\nTLS_CERTFILE=FOLDER/both.pem\nIMAP_IDLE_TIMEOUT=1\n{config}\n",
             tree.join("usr/bin/couriertls").display()
         );
         append(&etc.join("imapd-ssl"), &here(&tls));
-        append(&etc.join("imapd"), &here(&format!("\nIMAP_IDLE_TIMEOUT=1\n{config}\n")));
         let pem = |name: &str| fs::read_to_string(path.join(name)).expect("it was made");
         write(&path.join("both.pem"), &(pem("key.pem") + &pem("cert.pem")));
         write(&etc.join("authdaemonrc"), COURIER_AUTH);
@@ -125,19 +127,26 @@ impl Legacy {
         let mut command = Command::new(program("unshare", "util-linux"));
         command.args(["--mount", "--pid", "--fork", "--kill-child", "sh", "-c", JAIL, "jail"]);
         command.arg(server.get_program()).args(server.get_args()).current_dir(folder.path());
-        command.envs(server.get_envs().filter_map(|(name, value)| value.map(|value| (name, value))));
-        let mut server = Self { process: Process::start(command), address, folder, syslog };
+        command
+            .envs(server.get_envs().filter_map(|(name, value)| value.map(|value| (name, value))));
+        let process = Mutex::new(Process::start(command));
+        let server = Self { process, address, folder, syslog };
         within(PATIENCE, "the server greets", || {
-            assert!(server.process.exited().is_none(), "it ended");
+            assert!(server.process().exited().is_none(), "it ended");
             greets(address)
         });
         server.wait_for_connections(0);
         server
     }
 
+    /// Ends all of its processes at once.
+    pub fn kill(&self) {
+        self.process().kill_group();
+    }
+
     /// All that it has printed and sent to syslog.
     pub fn log(&self) -> String {
-        self.process.text() + "\n" + &self.syslog.text()
+        self.process().text() + "\n" + &self.syslog.text()
     }
 
     /// A line of the log with all of `words`.
@@ -150,6 +159,10 @@ impl Legacy {
         };
         within(PATIENCE, &format!("a line with {words:?}"), || find().is_some());
         find().expect("it was there")
+    }
+
+    fn process(&self) -> MutexGuard<'_, Process> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     #[track_caller]
@@ -173,7 +186,7 @@ impl Drop for Legacy {
         if thread::panicking() {
             eprintln!("--- the server's log:\n{}\n---", self.log());
         }
-        self.process.kill_group();
+        self.process().kill_group();
         self.syslog.end();
     }
 }
@@ -234,7 +247,8 @@ fn in_tree(name: &str, path: &str) -> Command {
     let mut command = Command::new(tree.join(path));
     let machine = format!("{}-linux-gnu", std::env::consts::ARCH);
     let folders = |parts: &[String]| {
-        let folders: Vec<_> = parts.iter().map(|part| tree.join(part).display().to_string()).collect();
+        let folders: Vec<_> =
+            parts.iter().map(|part| tree.join(part).display().to_string()).collect();
         folders.join(":")
     };
     let libraries = ["lib/M", "usr/lib/M", "usr/lib", "usr/lib/courier-authlib"];
