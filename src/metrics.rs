@@ -4,8 +4,9 @@
 //! of ours, the configuration or the operator's certificates, so nothing that a client sends can ever make a series; each
 //! series that can exist is there as 0 from the start, but for those of certificates and lists that are not there. What the data path touches is resolved once and is then one atomic addition.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use prometheus::{
@@ -15,6 +16,7 @@ use prometheus::{
 use strum::VariantArray as _;
 
 use crate::backend::dial;
+use crate::config::settings::ServerState;
 use crate::conn::close::Reason;
 use crate::conn::failure::Failure;
 use crate::conn::tls::Handshake;
@@ -46,6 +48,10 @@ pub enum LoginResult {
     Aborted,
 }
 
+/// What the configuration can want of a server: the label `state`.
+const STATES: [(ServerState, &str); 3] =
+    [(ServerState::Active, "active"), (ServerState::Drain, "drain"), (ServerState::Down, "down")];
+
 const SECONDS_OF_TLS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
 const SECONDS_OF_CONNECT: &[f64] =
@@ -60,7 +66,7 @@ const SECONDS_OF_SESSION: &[f64] =
 /// All of them, registered. Cheap to share, no lock on the data path.
 pub struct Metrics {
     pub registry: Registry,
-    pub connections: IntCounterVec,
+    connections: IntCounterVec,
     pub accept_errors: IntCounter,
     sessions: Vec<IntGauge>,
     closed: Vec<IntCounter>,
@@ -81,21 +87,90 @@ pub struct Metrics {
     pub client_to_backend: IntCounter,
     pub backend_to_client: IntCounter,
     logins: IntCounterVec,
-    backends: Vec<Arc<BackendMetrics>>,
+    pub hold_waiting: IntGauge,
+    holds: Vec<IntCounter>,
+    backends: Families,
+    /// Servers whose series are there.
+    shown: Mutex<BTreeMap<String, Weak<BackendMetrics>>>,
+}
+
+/// Of all backend servers.
+struct Families {
+    up: IntGaugeVec,
+    state: IntGaugeVec,
+    addresses: IntGaugeVec,
+    sessions: IntGaugeVec,
+    ejections: IntCounterVec,
+    connect: HistogramVec,
+    connect_failures: IntCounterVec,
+    login: HistogramVec,
+    command: HistogramVec,
 }
 
 /// The series of one backend server.
 pub struct BackendMetrics {
-    pub up: IntGauge,
     pub connect_duration: Histogram,
     connect_failures: Vec<IntCounter>,
     pub login_duration: Histogram,
     commands: Vec<Histogram>,
+    sessions: IntGauge,
+    /// The same number: that of the registry can't be added to and read at once.
+    open: AtomicUsize,
+    /// Times that an address that worked was taken out.
+    pub ejections: IntCounter,
+}
+
+/// What a backend server is now; there is none of one that is not configured.
+pub struct BackendGauges {
+    up: IntGauge,
+    up_addresses: IntGauge,
+    down_addresses: IntGauge,
+}
+
+impl BackendGauges {
+    pub fn set(&self, up: bool, up_addresses: usize, down_addresses: usize) {
+        self.up.set(up.into());
+        self.up_addresses.set(i64::try_from(up_addresses).unwrap_or(i64::MAX));
+        self.down_addresses.set(i64::try_from(down_addresses).unwrap_or(i64::MAX));
+    }
+}
+
+/// How a client's wait for a server ended: the label `result`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum HoldResult {
+    /// A server came up.
+    Served,
+    /// None did within `backend.hold`.
+    Unavailable,
+    /// The client left, or the proxy drained.
+    Ended,
 }
 
 impl BackendMetrics {
     pub fn connect_failed(&self, reason: dial::Failure) {
         self.connect_failures[reason as usize].inc();
+    }
+
+    /// Counts one more session, if there are less than `max`.
+    pub fn enter(&self, max: Option<usize>) -> bool {
+        let admitted = self.open.fetch_add(1, Ordering::Relaxed) < max.unwrap_or(usize::MAX);
+        if admitted {
+            self.sessions.inc();
+        } else {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
+        admitted
+    }
+
+    /// One that had entered has gone.
+    pub fn leave(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.sessions.dec();
+    }
+
+    pub fn open_sessions(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 
     /// The time from a command's last byte to its tagged result.
@@ -105,20 +180,13 @@ impl BackendMetrics {
 }
 
 impl Metrics {
-    /// `listeners` and `backends` as configured, `handshakes` every (version, cipher, group) that the TLS
-    /// configuration can negotiate.
-    pub fn new(
-        listeners: &[String],
-        backends: &[String],
-        handshakes: &[(&str, &str, &str)],
-    ) -> Result<Self, prometheus::Error> {
+    /// Series of listeners, backends and handshakes come as [`listener`](Self::listener), [`backend`](Self::backend) and
+    /// [`can_negotiate`](Self::can_negotiate) hear of them: a reload can bring new ones.
+    pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let r = &registry;
         let connections =
             counters(r, "connections_total", "Connections accepted, by listener", &["listener"])?;
-        for listener in listeners {
-            connections.with_label_values(&[listener]);
-        }
         let accept_errors = counters(
             r,
             "accept_errors_total",
@@ -139,11 +207,6 @@ impl Metrics {
             "TLS handshakes completed",
             &["version", "cipher", "group", "resumed"],
         )?;
-        for (version, cipher, group) in handshakes {
-            for resumed in ["false", "true"] {
-                shaken.with_label_values(&[*version, *cipher, *group, resumed]);
-            }
-        }
         let failures = counters(
             r,
             "tls_handshake_failures_total",
@@ -178,6 +241,43 @@ impl Metrics {
             &["backend"],
         )?;
         r.register(Box::new(up.clone()))?;
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let gauges = IntGaugeVec::new(named(name, help), labels)?;
+            r.register(Box::new(gauges.clone()))?;
+            Ok::<_, prometheus::Error>(gauges)
+        };
+        let state = gauges(
+            "backend_state",
+            "What the configuration wants of the backend server: 1 for one of active, drain and down",
+            &["backend", "state"],
+        )?;
+        let addresses = gauges(
+            "backend_addresses",
+            "Addresses of the backend server, by whether they answered last time",
+            &["backend", "state"],
+        )?;
+        let on_backend = gauges(
+            "backend_sessions",
+            "Sessions at the backend server, those included that log in now",
+            &["backend"],
+        )?;
+        let ejections = counters(
+            r,
+            "backend_ejections_total",
+            "Times that an address that worked was taken out of use",
+            &["backend"],
+        )?;
+        let hold_waiting = IntGauge::with_opts(named(
+            "hold_waiting",
+            "Clients that wait for a backend server to come up",
+        ))?;
+        r.register(Box::new(hold_waiting.clone()))?;
+        let holds = counters(
+            r,
+            "holds_total",
+            "Clients that waited for a backend server, by what came of it",
+            &["result"],
+        )?;
         let connect = histograms(
             r,
             "backend_connect_duration_seconds",
@@ -234,7 +334,7 @@ impl Metrics {
             &["what", "result"],
         )?;
         let parts = Part::VARIANTS.iter().map(<&str>::from);
-        for what in parts.chain(["certificate"]) {
+        for what in parts.chain(["certificate", "configuration"]) {
             for result in ["ok", "failed"] {
                 reloads.with_label_values(&[what, result]);
             }
@@ -273,26 +373,6 @@ impl Metrics {
             .set(1.0);
         r.register(Box::new(build))?;
         r.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        let backends = backends
-            .iter()
-            .map(|name| {
-                Arc::new(BackendMetrics {
-                    up: up.with_label_values(&[name]),
-                    connect_duration: connect.with_label_values(&[name]),
-                    connect_failures: dial::Failure::VARIANTS
-                        .iter()
-                        .map(|reason| {
-                            connect_failures.with_label_values(&[name, <&str>::from(*reason)])
-                        })
-                        .collect(),
-                    login_duration: login.with_label_values(&[name]),
-                    commands: Verb::VARIANTS
-                        .iter()
-                        .map(|verb| command.with_label_values(&[<&str>::from(*verb), name]))
-                        .collect(),
-                })
-            })
-            .collect();
         Ok(Self {
             connections,
             accept_errors,
@@ -340,7 +420,23 @@ impl Metrics {
             client_to_backend: bytes.with_label_values(&["client_to_backend"]),
             backend_to_client: bytes.with_label_values(&["backend_to_client"]),
             logins,
-            backends,
+            backends: Families {
+                up,
+                state,
+                addresses,
+                sessions: on_backend,
+                ejections,
+                connect,
+                connect_failures,
+                login,
+                command,
+            },
+            hold_waiting,
+            holds: HoldResult::VARIANTS
+                .iter()
+                .map(|h| holds.with_label_values(&[<&str>::from(*h)]))
+                .collect(),
+            shown: Mutex::default(),
             registry,
         })
     }
@@ -373,9 +469,73 @@ impl Metrics {
         self.logins.with_label_values(&[<&str>::from(result), <&str>::from(mechanism)]).inc();
     }
 
-    /// By the server's place in the configuration.
-    pub fn backend(&self, index: usize) -> &Arc<BackendMetrics> {
-        &self.backends[index]
+    pub fn held(&self, result: HoldResult) {
+        self.holds[result as usize].inc();
+    }
+
+    /// Every (version, cipher, group) that the TLS configuration can negotiate.
+    pub fn can_negotiate(&self, handshakes: &[[&str; 4]]) {
+        for labels in handshakes {
+            self.handshakes.with_label_values(labels);
+        }
+    }
+
+    /// What the listener of this name has accepted.
+    pub fn listener(&self, name: &str) -> IntCounter {
+        self.connections.with_label_values(&[name])
+    }
+
+    pub fn listener_closed(&self, name: &str) {
+        let _ = self.connections.remove_label_values(&[name]);
+    }
+
+    /// How the server of this name is.
+    pub fn backend_gauges(&self, name: &str) -> BackendGauges {
+        let Families { up, addresses, .. } = &self.backends;
+        BackendGauges {
+            up: up.with_label_values(&[name]),
+            up_addresses: addresses.with_label_values(&[name, "up"]),
+            down_addresses: addresses.with_label_values(&[name, "down"]),
+        }
+    }
+
+    /// What the configuration wants of it.
+    pub fn backend_state(&self, name: &str, state: ServerState) {
+        for (one, word) in STATES {
+            let gauge = self.backends.state.with_label_values(&[name, word]);
+            gauge.set((one == state).into());
+        }
+    }
+
+    /// A server that is no longer configured is not down.
+    pub fn backend_gone(&self, name: &str) {
+        let Families { up, state, addresses, .. } = &self.backends;
+        let _ = up.remove_label_values(&[name]);
+        for (_, word) in STATES {
+            let _ = state.remove_label_values(&[name, word]);
+        }
+        for one in ["up", "down"] {
+            let _ = addresses.remove_label_values(&[name, one]);
+        }
+    }
+
+    /// What is counted of the server of this name, by all who ask together.
+    pub fn backend(&self, name: &str) -> Arc<BackendMetrics> {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(there) = shown.get(name).and_then(Weak::upgrade) {
+            return there;
+        }
+        let series = Arc::new(self.backends.series(name));
+        shown.insert(name.to_owned(), Arc::downgrade(&series));
+        series
+    }
+
+    /// Takes away what was counted of servers that are gone and have no session any more.
+    pub fn forget_backends(&self) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, _) in shown.extract_if(.., |_, series| series.strong_count() == 0) {
+            self.backends.remove(&name);
+        }
     }
 
     pub fn server_name(&self, found: Match) {
@@ -407,6 +567,19 @@ impl Metrics {
     pub fn certificates_reloaded(&self, result: &str, now: i64) {
         self.reloads.with_label_values(&["certificate", result]).inc();
         self.certificates_loaded(now);
+    }
+
+    /// The configuration was taken or refused at `now`, Unix time.
+    pub fn configuration_reloaded(&self, taken: bool, now: i64) {
+        let result = if taken { "ok" } else { "failed" };
+        self.reloads.with_label_values(&["configuration", result]).inc();
+        self.configuration_loaded(taken, now);
+    }
+
+    /// The start, and every reload after it.
+    pub fn configuration_loaded(&self, taken: bool, now: i64) {
+        self.last_reload.with_label_values(&["configuration"]).set(now as f64);
+        self.last_reload_successful.with_label_values(&["configuration"]).set(taken.into());
     }
 
     pub fn acme_ordered(&self, ok: bool) {
@@ -448,6 +621,38 @@ impl Metrics {
     /// Whether `part` is in use as it lies in its files.
     pub fn part_served(&self, part: Part, well: bool) {
         self.last_reload_successful.with_label_values(&[<&str>::from(part)]).set(well.into());
+    }
+}
+
+impl Families {
+    fn series(&self, name: &str) -> BackendMetrics {
+        let reasons = dial::Failure::VARIANTS.iter().map(<&str>::from);
+        let failures = reasons.map(|reason| [name, reason]);
+        let commands = Verb::VARIANTS.iter().map(|verb| [<&str>::from(verb), name]);
+        BackendMetrics {
+            connect_duration: self.connect.with_label_values(&[name]),
+            connect_failures: failures
+                .map(|labels| self.connect_failures.with_label_values(&labels))
+                .collect(),
+            login_duration: self.login.with_label_values(&[name]),
+            sessions: self.sessions.with_label_values(&[name]),
+            open: AtomicUsize::new(0),
+            ejections: self.ejections.with_label_values(&[name]),
+            commands: commands.map(|labels| self.command.with_label_values(&labels)).collect(),
+        }
+    }
+
+    fn remove(&self, name: &str) {
+        let _ = self.connect.remove_label_values(&[name]);
+        let _ = self.login.remove_label_values(&[name]);
+        let _ = self.sessions.remove_label_values(&[name]);
+        let _ = self.ejections.remove_label_values(&[name]);
+        for reason in dial::Failure::VARIANTS {
+            let _ = self.connect_failures.remove_label_values(&[name, <&str>::from(reason)]);
+        }
+        for verb in Verb::VARIANTS {
+            let _ = self.command.remove_label_values(&[<&str>::from(verb), name]);
+        }
     }
 }
 
