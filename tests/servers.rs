@@ -270,8 +270,28 @@ fn cyrus_that_wants_tls_is_cured_by_allowplaintext() {
 }
 
 #[test]
+fn cyrus_that_wants_tls_is_cured_by_a_port_that_is_told_of_it() {
+    let strict = "allowplaintext: no";
+    wants_tls(&Legacy::cyrus(strict), &Legacy::cyrus_with(strict, "-p 2"));
+}
+
+#[test]
 fn courier_that_wants_tls_is_cured_by_not_requiring_it() {
     wants_tls(&Legacy::courier("IMAP_TLS_REQUIRED=1"), &Legacy::courier("IMAP_TLS_REQUIRED=0"));
+}
+
+/// All sessions come from one address, and Courier counts by address.
+#[test]
+fn courier_that_takes_no_more_from_one_address_is_an_outage_and_no_wrong_password() {
+    let courier = Legacy::courier("MAXPERIP=1");
+    let proxy = Proxy::start(&courier, "");
+    let mut first = proxy.logged_in();
+    let mut second = proxy.connect();
+    second.expect("* OK");
+    let answer = second.result("LOGIN bob secret");
+    assert!(answer.starts_with("NO [UNAVAILABLE]"), "{answer}");
+    assert!(first.result("NOOP").starts_with("OK"));
+    assert_eq!(proxy.wait_for_logins(2)[1].field("result"), "unavailable");
 }
 
 /// A server that is killed under live sessions, and what they are told.

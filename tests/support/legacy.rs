@@ -50,11 +50,18 @@ impl Legacy {
     /// Cyrus 3.6 with plaintext logins; `config` is added to its `imapd.conf`, where the last of a key counts.
     #[track_caller]
     pub fn cyrus(config: &str) -> Self {
+        Self::cyrus_with(config, "")
+    }
+
+    /// As [`Legacy::cyrus`], with options for its imapd.
+    #[track_caller]
+    pub fn cyrus_with(config: &str, options: &str) -> Self {
         let (folder, address) = prepare();
         let path = folder.path();
         let fill = |template: &str| {
             template
                 .replace("ADDRESS", &address.to_string())
+                .replace("OPTIONS", options)
                 .replace("BIN", &unpacked("cyrus").join("usr/lib/cyrus/bin").display().to_string())
                 .replace("FOLDER", &path.display().to_string())
         };
@@ -322,7 +329,7 @@ START {
   idled cmd=\"BIN/idled -C FOLDER/imapd.conf\"
 }
 SERVICES {
-  imap cmd=\"BIN/imapd -C FOLDER/imapd.conf\" listen=\"ADDRESS\" prefork=0
+  imap cmd=\"BIN/imapd -C FOLDER/imapd.conf OPTIONS\" listen=\"ADDRESS\" prefork=0
 }
 EVENTS {
 }
