@@ -3,24 +3,43 @@
 //! Not here: which address (`resolve`, `balance`), what is said on the connection (`dial`).
 
 use std::io;
+use std::path::Path;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{sleep, timeout};
 
 use super::dial::Error;
 use super::resolve::Address;
+use super::stream::Stream;
+use crate::conn::socket;
 
-pub async fn connect(address: &Address, limit: Duration) -> Result<TcpStream, Error> {
+/// How soon a Unix socket whose queue is full is tried again: the system does not say when it has room.
+const RETRY: Duration = Duration::from_millis(20);
+
+pub async fn connect(address: &Address, limit: Duration) -> Result<Stream, Error> {
     let connecting = async {
         match address {
-            Address::Ip(address) => TcpStream::connect(address).await,
-            Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+            Address::Ip(address) => {
+                let stream = TcpStream::connect(address).await?;
+                socket::prepare(&stream);
+                Ok(Stream::Tcp(stream))
+            }
+            Address::Unix(path) => Ok(Stream::Unix(Box::new(unix(path).await?))),
         }
     };
     match timeout(limit, connecting).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(source)) => Err(Error::Connect { address: address.clone(), source }),
         Err(_) => Err(Error::Timeout(limit)),
+    }
+}
+
+async fn unix(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(RETRY).await,
+            done => return done,
+        }
     }
 }
