@@ -6,10 +6,8 @@ use std::fs;
 use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 
-use support::{Backend, Client, Dovecot, Legacy, PATIENCE, Proxy, TlsOptions, within};
+use support::{Backend, Client, Dovecot, Legacy, PATIENCE, Proxy, TlsOptions, free_port, within};
 
-/// Where Dovecot listens: to 127.0.0.1, from which the proxy calls, another machine.
-const ELSEWHERE: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 2);
 /// The client, and what a balancer says that it is.
 const CLIENT: Ipv4Addr = Ipv4Addr::new(127, 0, 0, 9);
 const ANNOUNCED: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
@@ -17,10 +15,14 @@ const ANNOUNCED: Ipv4Addr = Ipv4Addr::new(192, 0, 2, 7);
 const LISTEN: &str = "listen: [{ address: '127.0.0.1:0' }, { address: '127.0.0.1:0', tls: starttls }, \
     { address: '127.0.0.1:0', proxy_protocol_from: [127.0.0.1] }]";
 
+/// The server and the proxy don't understand each other, and every client is told so.
+const DOWN: &str = "`BYE [UNAVAILABLE]`";
+
 /// A server, as it is set up, and the TLVs that suit it.
 struct Row {
     name: &'static str,
     tlvs: &'static str,
+    address: SocketAddr,
     server: Box<dyn Logs>,
 }
 
@@ -42,18 +44,30 @@ impl Logs for Legacy {
 
 fn rows() -> Vec<Row> {
     let dovecot = |name, config: &str| {
-        let server =
-            Box::new(Dovecot::at(ELSEWHERE, &format!("disable_plaintext_auth = yes\n{config}")));
-        Row { name, tlvs: "dovecot-2.3", server }
+        let server = Dovecot::that_wants_tls_with(config);
+        Row { name, tlvs: "dovecot-2.3", address: server.address, server: Box::new(server) }
     };
-    let haproxy = "haproxy_trusted_networks = 127.0.0.1\n\
-        service imap-login {\n inet_listener imap {\n  haproxy = yes\n }\n}\n";
+    // A port of its own, as the page says: nobody is greeted there without a header.
+    let header = SocketAddr::from(([127, 0, 0, 2], free_port()));
+    let config = format!(
+        "haproxy_trusted_networks = 127.0.0.1\nservice imap-login {{\n inet_listener imap_proxy {{\n  \
+         address = {}\n  port = {}\n  haproxy = yes\n }}\n}}\n",
+        header.ip(),
+        header.port()
+    );
+    let haproxied = dovecot("Dovecot 2.3, `haproxy = yes`", &config);
+    let (cyrus, courier) = (Legacy::cyrus(""), Legacy::courier(""));
     vec![
-        dovecot("Dovecot 2.3, `haproxy = yes`", haproxy),
+        Row { address: header, ..haproxied },
         dovecot("Dovecot 2.3, `login_trusted_networks`", "login_trusted_networks = 127.0.0.1\n"),
         dovecot("Dovecot 2.3, neither", ""),
-        Row { name: "Cyrus 3.6", tlvs: "cyrus", server: Box::new(Legacy::cyrus("")) },
-        Row { name: "Courier 5.0", tlvs: "generic", server: Box::new(Legacy::courier("")) },
+        Row { name: "Cyrus 3.6", tlvs: "cyrus", address: cyrus.address, server: Box::new(cyrus) },
+        Row {
+            name: "Courier 5.0",
+            tlvs: "generic",
+            address: courier.address,
+            server: Box::new(courier),
+        },
     ]
 }
 
@@ -64,14 +78,18 @@ fn outcomes(row: &Row, identity: &str) -> Vec<String> {
         _ => String::new(),
     };
     let config = format!(
-        "{LISTEN}\nbackend: {{ identity: {identity}{tlvs} }}\ntimeouts: {{ backend_greeting: 5s }}"
+        "{LISTEN}\nbackend: {{ servers: [{{ address: '{}' }}], identity: {identity}{tlvs} }}\n\
+         timeouts: {{ backend_greeting: 5s }}",
+        row.address
     );
     let backend: &dyn Backend = &*row.server;
     let proxy = Proxy::starting(backend).config(&config).not_ready().start();
-    // Told at once whether it works, not at the first login.
-    within(PATIENCE, "the proxy knows the server", || {
-        proxy.log().iter().any(|line| line.message().starts_with("backend is "))
-    });
+    let is = |message: &str| proxy.log().iter().any(|line| line.message() == message);
+    within(PATIENCE, "the proxy has looked", || is("backend is up") || is("backend is down"));
+    if is("backend is down") {
+        proxy.connect().expect("* BYE [UNAVAILABLE]");
+        return vec![DOWN.to_owned()];
+    }
     let ports: Vec<SocketAddr> = proxy
         .log()
         .iter()
