@@ -3,6 +3,7 @@
 //! Not here: which address (`resolve`, `balance`), what is said on the connection (`dial`).
 
 use std::io;
+use std::net::IpAddr;
 use std::path::Path;
 use std::time::Duration;
 
@@ -12,16 +13,25 @@ use tokio::time::{sleep, timeout};
 use super::dial::Error;
 use super::resolve::Address;
 use super::stream::Stream;
+use super::transparent;
 use crate::conn::socket;
 
 /// How soon a Unix socket whose queue is full is tried again: the system does not say when it has room.
 const RETRY: Duration = Duration::from_millis(20);
 
-pub async fn connect(address: &Address, limit: Duration) -> Result<Stream, Error> {
+/// `source`: the client's address, where the connection is to come from it.
+pub async fn connect(
+    address: &Address,
+    source: Option<IpAddr>,
+    limit: Duration,
+) -> Result<Stream, Error> {
     let connecting = async {
         match address {
             Address::Ip(address) => {
-                let stream = TcpStream::connect(address).await?;
+                let stream = match source {
+                    None => TcpStream::connect(address).await?,
+                    Some(client) => transparent::connect(client, *address).await?,
+                };
                 socket::prepare(&stream);
                 Ok(Stream::Tcp(stream))
             }

@@ -10,9 +10,13 @@ pub mod stream;
 
 pub mod connect;
 
+pub mod transparent;
+
 pub mod identity;
 
 pub mod secure;
+
+pub mod introduction;
 
 pub mod dial;
 
@@ -229,7 +233,7 @@ impl Backends {
                 let endpoint = &place.endpoint;
                 let health = endpoint.health();
                 let tier = match health.standing() {
-                    Standing::Up if !place.leaving => Tier::Good,
+                    Standing::Up if !place.leaving && !server.hides(client, endpoint) => Tier::Good,
                     Standing::Up | Standing::Doubted => Tier::Doubtful,
                     Standing::Unseen => Tier::Unseen,
                     Standing::Down => Tier::Down,
