@@ -262,7 +262,7 @@ fn in_tree(name: &str, path: &str) -> Command {
     let libraries = libraries.map(|part| part.replace('M', &machine));
     command.env("LD_LIBRARY_PATH", folders(&libraries));
     let plugins = format!("usr/lib/{machine}/sasl2");
-    command.env("SASL_PATH", format!("{}:/{plugins}", folders(&[plugins.clone()])));
+    command.env("SASL_PATH", format!("{}:/{plugins}", folders(std::slice::from_ref(&plugins))));
     command
 }
 
