@@ -101,12 +101,8 @@ impl Client {
         Self::tls_over(tcp, config, "localhost")
     }
 
-<<<<<<< HEAD
-    fn tls_over(tcp: TcpStream, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
-=======
     /// On a connection that is there.
     pub fn tls_over(tcp: TcpStream, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
->>>>>>> main
         let name = ServerName::try_from(name.to_owned()).expect("the test gives a name");
         let connection =
             ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
@@ -356,6 +352,14 @@ impl Client {
 
 fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     prepared(TcpStream::connect_timeout(&address, PATIENCE)?)
+}
+
+/// From another address than the system would choose.
+fn dial_from(source: IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    socket.connect_timeout(&address.into(), PATIENCE)?;
+    prepared(socket.into())
 }
 
 fn prepared(tcp: TcpStream) -> io::Result<TcpStream> {
