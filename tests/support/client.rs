@@ -91,12 +91,8 @@ impl Client {
         Self::tls_over(prepared(socket.into())?, config, "localhost")
     }
 
-<<<<<<< HEAD
-    fn tls_over(tcp: TcpStream, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
-=======
     /// On a connection that is there.
     pub fn tls_over(tcp: TcpStream, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
->>>>>>> main
         let name = ServerName::try_from(name.to_owned()).expect("the test gives a name");
         let connection =
             ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
