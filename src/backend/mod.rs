@@ -7,6 +7,10 @@ pub mod connect;
 
 pub mod identity;
 
+pub mod product;
+
+pub mod cures;
+
 pub mod dial;
 
 pub mod learn;

@@ -108,7 +108,8 @@ fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
-fn unix(now: SystemTime) -> i64 {
+/// Seconds since 1970.
+pub fn unix(now: SystemTime) -> i64 {
     match now.duration_since(UNIX_EPOCH) {
         Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),
         Err(_) => 0, // a clock before 1970
