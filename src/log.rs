@@ -11,36 +11,91 @@ pub mod sample;
 
 use std::fmt::Write as _;
 use std::io;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicBool, Ordering};
 
+use tracing::{Event, Subscriber};
 use tracing_subscriber::filter::LevelFilter;
-use tracing_subscriber::fmt;
+use tracing_subscriber::fmt::format::{Format, Full, Json, Writer};
+use tracing_subscriber::fmt::{self, FmtContext, FormatEvent, FormatFields};
 use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::registry::LookupSpan;
 use tracing_subscriber::util::SubscriberInitExt as _;
+use tracing_subscriber::{Registry, reload};
 
 use crate::config::settings::{Log, LogFormat};
 
 /// Bytes of a client's text that a log line shows.
 pub const MAX_TEXT: usize = 256;
 
-/// Starts the log. What is queued is written when the guard is dropped.
+/// A running log. What is queued is written when it is dropped.
+pub struct Running {
+    _guard: queue::Guard,
+    pub control: Control,
+}
+
+/// Changes a log while it runs.
+#[derive(Clone)]
+pub struct Control {
+    level: reload::Handle<LevelFilter, Registry>,
+    json: Arc<AtomicBool>,
+}
+
+impl Control {
+    pub fn set(&self, settings: &Log) {
+        // Fails only if it is the log of nobody.
+        let _ = self.level.reload(LevelFilter::from_level(settings.level));
+        self.json.store(settings.format == LogFormat::Json, Ordering::Relaxed);
+    }
+}
+
+/// Starts the log.
 ///
 /// # Errors
 /// The system gives no thread.
-pub fn start(settings: &Log) -> io::Result<queue::Guard> {
+pub fn start(settings: &Log) -> io::Result<Running> {
     let (writer, guard) = queue::start(io::stdout())?;
-    let level = LevelFilter::from_level(settings.level);
-    let layer = fmt::layer()
-        .with_writer(writer)
-        .with_target(false)
-        .with_ansi(false)
-        .log_internal_errors(false);
-    let registry = tracing_subscriber::registry().with(level);
-    // A second start in one process keeps the first one's log.
-    let _ = match settings.format {
-        LogFormat::Text => registry.with(layer).try_init(),
-        LogFormat::Json => registry.with(layer.json().flatten_event(true)).try_init(),
+    let (filter, level) = reload::Layer::new(LevelFilter::from_level(settings.level));
+    let lines = Lines {
+        json: Arc::new(AtomicBool::new(settings.format == LogFormat::Json)),
+        as_text: fmt::format().with_target(false).with_ansi(false),
+        as_json: fmt::format().json().with_target(false).flatten_event(true),
     };
-    Ok(guard)
+    let control = Control { level, json: Arc::clone(&lines.json) };
+    let layer = fmt::layer()
+        .with_ansi(false)
+        .event_format(lines)
+        .with_writer(writer)
+        .log_internal_errors(false);
+    // A second start in one process keeps the first one's log.
+    let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
+    Ok(Running { _guard: guard, control })
+}
+
+/// Both formats; one at a time.
+struct Lines {
+    json: Arc<AtomicBool>,
+    as_text: Format<Full>,
+    as_json: Format<Json>,
+}
+
+impl<S, N> FormatEvent<S, N> for Lines
+where
+    S: Subscriber + for<'a> LookupSpan<'a>,
+    N: for<'a> FormatFields<'a> + 'static,
+{
+    fn format_event(
+        &self,
+        ctx: &FmtContext<'_, S, N>,
+        writer: Writer<'_>,
+        event: &Event<'_>,
+    ) -> std::fmt::Result {
+        if self.json.load(Ordering::Relaxed) {
+            self.as_json.format_event(ctx, writer, event)
+        } else {
+            self.as_text.format_event(ctx, writer, event)
+        }
+    }
 }
 
 /// `text` as it may stand in a log: no control, no escape sequence, nothing that turns the reading direction.

@@ -4,8 +4,8 @@
 //! of ours, the configuration or the operator's certificates, so nothing that a client sends can ever make a series; each
 //! series that can exist is there as 0 from the start, but for those of certificates and lists that are not there. What the data path touches is resolved once and is then one atomic addition.
 
-use std::collections::BTreeSet;
-use std::sync::{Arc, Mutex, PoisonError};
+use std::collections::{BTreeMap, BTreeSet};
+use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use prometheus::{
@@ -60,7 +60,7 @@ const SECONDS_OF_SESSION: &[f64] =
 /// All of them, registered. Cheap to share, no lock on the data path.
 pub struct Metrics {
     pub registry: Registry,
-    pub connections: IntCounterVec,
+    connections: IntCounterVec,
     pub accept_errors: IntCounter,
     sessions: Vec<IntGauge>,
     closed: Vec<IntCounter>,
@@ -81,12 +81,22 @@ pub struct Metrics {
     pub client_to_backend: IntCounter,
     pub backend_to_client: IntCounter,
     logins: IntCounterVec,
-    backends: Vec<Arc<BackendMetrics>>,
+    backends: Families,
+    /// Servers whose series are there.
+    shown: Mutex<BTreeMap<String, Weak<BackendMetrics>>>,
+}
+
+/// Of all backend servers.
+struct Families {
+    up: IntGaugeVec,
+    connect: HistogramVec,
+    connect_failures: IntCounterVec,
+    login: HistogramVec,
+    command: HistogramVec,
 }
 
 /// The series of one backend server.
 pub struct BackendMetrics {
-    pub up: IntGauge,
     pub connect_duration: Histogram,
     connect_failures: Vec<IntCounter>,
     pub login_duration: Histogram,
@@ -105,20 +115,13 @@ impl BackendMetrics {
 }
 
 impl Metrics {
-    /// `listeners` and `backends` as configured, `handshakes` every (version, cipher, group) that the TLS
-    /// configuration can negotiate.
-    pub fn new(
-        listeners: &[String],
-        backends: &[String],
-        handshakes: &[(&str, &str, &str)],
-    ) -> Result<Self, prometheus::Error> {
+    /// Series of listeners, backends and handshakes come as [`listener`](Self::listener), [`backend`](Self::backend) and
+    /// [`can_negotiate`](Self::can_negotiate) hear of them: a reload can bring new ones.
+    pub fn new() -> Result<Self, prometheus::Error> {
         let registry = Registry::new();
         let r = &registry;
         let connections =
             counters(r, "connections_total", "Connections accepted, by listener", &["listener"])?;
-        for listener in listeners {
-            connections.with_label_values(&[listener]);
-        }
         let accept_errors = counters(
             r,
             "accept_errors_total",
@@ -139,11 +142,6 @@ impl Metrics {
             "TLS handshakes completed",
             &["version", "cipher", "group", "resumed"],
         )?;
-        for (version, cipher, group) in handshakes {
-            for resumed in ["false", "true"] {
-                shaken.with_label_values(&[*version, *cipher, *group, resumed]);
-            }
-        }
         let failures = counters(
             r,
             "tls_handshake_failures_total",
@@ -234,7 +232,7 @@ impl Metrics {
             &["what", "result"],
         )?;
         let parts = Part::VARIANTS.iter().map(<&str>::from);
-        for what in parts.chain(["certificate"]) {
+        for what in parts.chain(["certificate", "configuration"]) {
             for result in ["ok", "failed"] {
                 reloads.with_label_values(&[what, result]);
             }
@@ -273,26 +271,6 @@ impl Metrics {
             .set(1.0);
         r.register(Box::new(build))?;
         r.register(Box::new(prometheus::process_collector::ProcessCollector::for_self()))?;
-        let backends = backends
-            .iter()
-            .map(|name| {
-                Arc::new(BackendMetrics {
-                    up: up.with_label_values(&[name]),
-                    connect_duration: connect.with_label_values(&[name]),
-                    connect_failures: dial::Failure::VARIANTS
-                        .iter()
-                        .map(|reason| {
-                            connect_failures.with_label_values(&[name, <&str>::from(*reason)])
-                        })
-                        .collect(),
-                    login_duration: login.with_label_values(&[name]),
-                    commands: Verb::VARIANTS
-                        .iter()
-                        .map(|verb| command.with_label_values(&[<&str>::from(*verb), name]))
-                        .collect(),
-                })
-            })
-            .collect();
         Ok(Self {
             connections,
             accept_errors,
@@ -340,7 +318,8 @@ impl Metrics {
             client_to_backend: bytes.with_label_values(&["client_to_backend"]),
             backend_to_client: bytes.with_label_values(&["backend_to_client"]),
             logins,
-            backends,
+            backends: Families { up, connect, connect_failures, login, command },
+            shown: Mutex::default(),
             registry,
         })
     }
@@ -373,9 +352,51 @@ impl Metrics {
         self.logins.with_label_values(&[<&str>::from(result), <&str>::from(mechanism)]).inc();
     }
 
-    /// By the server's place in the configuration.
-    pub fn backend(&self, index: usize) -> &Arc<BackendMetrics> {
-        &self.backends[index]
+    /// Every (version, cipher, group) that the TLS configuration can negotiate.
+    pub fn can_negotiate(&self, handshakes: &[(&str, &str, &str)]) {
+        for (version, cipher, group) in handshakes {
+            for resumed in ["false", "true"] {
+                self.handshakes.with_label_values(&[*version, *cipher, *group, resumed]);
+            }
+        }
+    }
+
+    /// What the listener of this name has accepted.
+    pub fn listener(&self, name: &str) -> IntCounter {
+        self.connections.with_label_values(&[name])
+    }
+
+    pub fn listener_closed(&self, name: &str) {
+        let _ = self.connections.remove_label_values(&[name]);
+    }
+
+    /// Whether the server of this name answers.
+    pub fn backend_up(&self, name: &str) -> IntGauge {
+        self.backends.up.with_label_values(&[name])
+    }
+
+    /// A server that is no longer configured is not down.
+    pub fn backend_gone(&self, name: &str) {
+        let _ = self.backends.up.remove_label_values(&[name]);
+    }
+
+    /// What is counted of the server of this name, by all who ask together.
+    pub fn backend(&self, name: &str) -> Arc<BackendMetrics> {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(there) = shown.get(name).and_then(Weak::upgrade) {
+            return there;
+        }
+        let series = Arc::new(self.backends.series(name));
+        shown.insert(name.to_owned(), Arc::downgrade(&series));
+        series
+    }
+
+    /// Takes away what was counted of servers that are gone and have no session any more.
+    pub fn forget_backends(&self) {
+        let mut shown = self.shown.lock().unwrap_or_else(PoisonError::into_inner);
+        for (name, _) in shown.extract_if(.., |_, series| series.strong_count() == 0) {
+            self.backends.remove(&name);
+        }
     }
 
     pub fn server_name(&self, found: Match) {
@@ -407,6 +428,19 @@ impl Metrics {
     pub fn certificates_reloaded(&self, result: &str, now: i64) {
         self.reloads.with_label_values(&["certificate", result]).inc();
         self.certificates_loaded(now);
+    }
+
+    /// The configuration was taken or refused at `now`, Unix time.
+    pub fn configuration_reloaded(&self, taken: bool, now: i64) {
+        let result = if taken { "ok" } else { "failed" };
+        self.reloads.with_label_values(&["configuration", result]).inc();
+        self.configuration_loaded(taken, now);
+    }
+
+    /// The start, and every reload after it.
+    pub fn configuration_loaded(&self, taken: bool, now: i64) {
+        self.last_reload.with_label_values(&["configuration"]).set(now as f64);
+        self.last_reload_successful.with_label_values(&["configuration"]).set(taken.into());
     }
 
     pub fn acme_ordered(&self, ok: bool) {
@@ -448,6 +482,33 @@ impl Metrics {
     /// Whether `part` is in use as it lies in its files.
     pub fn part_served(&self, part: Part, well: bool) {
         self.last_reload_successful.with_label_values(&[<&str>::from(part)]).set(well.into());
+    }
+}
+
+impl Families {
+    fn series(&self, name: &str) -> BackendMetrics {
+        let reasons = dial::Failure::VARIANTS.iter().map(<&str>::from);
+        let failures = reasons.map(|reason| [name, reason]);
+        let commands = Verb::VARIANTS.iter().map(|verb| [<&str>::from(verb), name]);
+        BackendMetrics {
+            connect_duration: self.connect.with_label_values(&[name]),
+            connect_failures: failures
+                .map(|labels| self.connect_failures.with_label_values(&labels))
+                .collect(),
+            login_duration: self.login.with_label_values(&[name]),
+            commands: commands.map(|labels| self.command.with_label_values(&labels)).collect(),
+        }
+    }
+
+    fn remove(&self, name: &str) {
+        let _ = self.connect.remove_label_values(&[name]);
+        let _ = self.login.remove_label_values(&[name]);
+        for reason in dial::Failure::VARIANTS {
+            let _ = self.connect_failures.remove_label_values(&[name, <&str>::from(reason)]);
+        }
+        for verb in Verb::VARIANTS {
+            let _ = self.command.remove_label_values(&[<&str>::from(verb), name]);
+        }
     }
 }
 

@@ -1,28 +1,35 @@
-//! Builds everything from Settings; owns start and drain.
+//! Builds everything from Settings; owns start, reload and drain.
 //!
-//! Start: certificates, listeners, then the accept loops and the tasks that keep the backends known. Stop, on SIGTERM or
-//! SIGINT: readiness goes 503, listeners close, sessions are told BYE, what is left after `timeouts.drain` is
-//! closed; a second signal ends it at once. SIGHUP has the certificates read again (`tls::reload`).
+//! Start: certificates, listeners, then the accept loops and the tasks that keep the backends known. SIGHUP: another
+//! configuration ([`reload`]). Stop, on SIGTERM or SIGINT: readiness goes 503, listeners close, sessions are told BYE, what is
+//! left after `timeouts.drain` is closed; a second signal ends it at once.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::net::TcpListener;
 use tokio::signal::unix::{Signal, SignalKind, signal};
 use tokio::sync::Notify;
+use tokio::task::JoinHandle;
 use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{Readiness, probes};
 use crate::backend::{Backends, learn};
-use crate::config::settings::{Challenge, ListenTls, Settings};
-use crate::conn::{self, Context, accept, socket};
+use crate::config::settings::{Challenge, Limits, Settings};
+use crate::conn::{self, Context, socket};
 use crate::metrics::Metrics;
-use crate::tls::reload::{self, Occasion};
+use crate::tls::reload::{self as certificates, Keeper, Occasion};
 use crate::tls::{self, acme};
+use listeners::Listeners;
+
+mod listeners;
+
+mod reload;
+
+pub use reload::Source;
 
 /// What sessions get beyond `timeouts.drain` to write their last words.
 const GRACE: Duration = Duration::from_secs(3);
@@ -48,158 +55,181 @@ pub struct Bound {
     pub metrics: Option<SocketAddr>,
 }
 
-/// Serves until a signal says stop. `started` is called once everything listens.
-pub async fn run(mut settings: Settings, started: impl FnOnce(&Bound)) -> Result<(), Error> {
+/// Serves until a signal says stop. `started` is called once everything listens. At SIGHUP the configuration is read again from
+/// `source`; without one only the certificates are.
+///
+/// # Errors
+/// It can't start.
+pub async fn run(
+    settings: Settings,
+    source: Option<Source>,
+    started: impl FnOnce(&Bound),
+) -> Result<(), Error> {
     let mut signals = Signals::new().map_err(Error::Signals)?;
-    let hangup = signal(SignalKind::hangup()).map_err(Error::Signals)?;
-    fit_descriptors(&mut settings);
-    let mut store = tls::Store::new(&settings.tls);
-    let news = store.load(SystemTime::now())?;
-    let (configured, tls, fresh) =
-        tls::Configured::new(&settings.tls, store.names(), SystemTime::now())?;
-    let listeners = bind_all(&settings)?;
-    let names: Vec<String> =
-        settings.listen.iter().map(|listen| listen.address.to_string()).collect();
-    let servers: Vec<String> =
-        settings.backend.servers.iter().map(|server| server.address.to_string()).collect();
-    let metrics = Metrics::new(&names, &servers, &conn::tls::combinations(&tls))?;
-    let readiness = Arc::new(Readiness::new(servers));
-    reload::announce(&news, Occasion::Start, &store, &metrics, &readiness);
-    reload::announce_parts(&fresh, &metrics);
-    let backends = Backends::new(&settings, &metrics, Arc::clone(&readiness));
-    let ctx = Arc::new(Context::new(
-        tls,
-        store.names(),
-        backends,
-        settings.limits,
-        settings.timeouts,
-        metrics,
-    ));
-
-    let (accepting, sessions, background) =
-        (CancellationToken::new(), TaskTracker::new(), TaskTracker::new());
-    let stop_background = CancellationToken::new();
-    let mut bound = Bound { listeners: Vec::new(), metrics: None };
-    for ((socket, listen), name) in listeners.imap.into_iter().zip(&settings.listen).zip(names) {
-        let address = socket.local_addr().map_err(Error::Signals)?;
-        let service = match listen.tls {
-            ListenTls::Implicit => "imaps",
-            ListenTls::StartTls => "imap with STARTTLS",
-        };
-        tracing::info!(service, %address, "listening");
-        bound.listeners.push(address);
-        background.spawn(accept::run(
-            socket,
-            Arc::new(accept::Listener { name, tls: listen.tls }),
-            Arc::clone(&ctx),
-            sessions.clone(),
-            accepting.clone(),
-        ));
-    }
-    readiness.set_listening(true);
-    if let Some(listener) = listeners.metrics {
-        let address = listener.local_addr().map_err(Error::Signals)?;
-        tracing::info!(service = "metrics", %address, "listening");
-        bound.metrics = Some(address);
-        let registry = ctx.metrics.registry.clone();
-        background.spawn(probes::serve(
-            listener,
-            registry,
-            Arc::clone(&readiness),
-            stop_background.clone(),
-        ));
-    }
-    for index in 0..ctx.backends.servers().len() {
-        let ctx = Arc::clone(&ctx);
-        let keep = async move { learn::keep(&ctx.backends, &ctx.backends.servers()[index]).await };
-        background.spawn(stop_background.clone().run_until_cancelled_owned(keep));
-    }
-    let issued = Arc::new(Notify::new());
-    if let Some(settings) = settings.tls.acme.take() {
-        let answers = Arc::new(acme::Answers::default());
-        if let Some(listener) = listeners.acme {
-            let address = listener.local_addr().map_err(Error::Signals)?;
-            tracing::info!(service = "acme", %address, "listening");
-            let answers = Arc::clone(&answers);
-            let answer = move |request: &_| answers.answer(request);
-            let stop = stop_background.clone();
-            background.spawn(probes::serve_with(probes::PUBLIC, listener, answer, stop));
-        }
-        let (ctx, issued) = (Arc::clone(&ctx), Arc::clone(&issued));
-        let keep = async move { acme::keep(settings, answers, issued, &ctx.metrics).await };
-        background.spawn(stop_background.clone().run_until_cancelled_owned(keep));
-    }
-    let renewal = {
-        let (ctx, readiness) = (Arc::clone(&ctx), Arc::clone(&readiness));
-        let issued = Arc::clone(&issued);
-        async move {
-            let (ctx, readiness) = (&ctx, &readiness);
-            reload::keep(store, configured, &ctx.tls, &ctx.metrics, readiness, hangup, &issued)
-                .await;
+    let mut hangup = signal(SignalKind::hangup()).map_err(Error::Signals)?;
+    let mut running = Running::start(settings).await?;
+    started(&running.listeners.bound());
+    let name = loop {
+        tokio::select! {
+            biased;
+            name = signals.next() => break name,
+            Some(()) = hangup.recv() => match &source {
+                Some(source) => running.reload(source).await,
+                None => running.reread().await,
+            },
         }
     };
-    background.spawn(stop_background.clone().run_until_cancelled_owned(renewal));
-    started(&bound);
-
-    let name = signals.next().await;
-    let open = sessions.len();
-    tracing::info!(
-        signal = name,
-        sessions = open,
-        "stopping: no new sessions, {:?} to end",
-        settings.timeouts.drain
-    );
-    readiness.set_draining();
-    accepting.cancel();
-    readiness.set_listening(false);
-    ctx.drain.start();
-    sessions.close();
-    tokio::select! {
-        ended = timeout(settings.timeouts.drain + GRACE, sessions.wait()) => {
-            if ended.is_err() {
-                tracing::warn!(sessions = sessions.len(), "sessions that did not end are cut");
-            }
-        }
-        name = signals.next() => {
-            tracing::warn!(signal = name, sessions = sessions.len(), "second signal: ending at once");
-        }
-    }
-    stop_background.cancel();
-    background.close();
-    // What still sets a timer while the runtime goes down would panic. Nobody here takes longer than a moment.
-    let _ = timeout(GRACE, background.wait()).await;
-    tracing::info!("stopped");
+    running.stop(name, &mut signals).await;
     Ok(())
 }
 
-struct Listeners {
-    imap: Vec<TcpListener>,
-    metrics: Option<TcpListener>,
-    /// For the challenges of ACME.
-    acme: Option<TcpListener>,
+/// All that runs, and the configuration that it runs by.
+struct Running {
+    /// As written.
+    settings: Settings,
+    /// What was said of the limits last.
+    warning: Option<String>,
+    /// For connections to come; each keeps the one that it began with.
+    ctx: Arc<Context>,
+    listeners: Listeners,
+    /// `None` if what keeps them has panicked.
+    certificates: Option<Certificates>,
+    acme: Option<Task>,
+    answers: Arc<acme::Answers>,
+    around: certificates::Around,
+    sessions: TaskTracker,
+    background: TaskTracker,
+    stop_background: CancellationToken,
 }
 
-fn bind_all(settings: &Settings) -> Result<Listeners, Error> {
-    let bind = |address, key| {
-        accept::bind(address).map_err(|source| Error::Listen { address, key, source })
-    };
-    let imap = settings.listen.iter().map(|listen| bind(listen.address, "listen[].address"));
-    let imap = imap.collect::<Result<_, _>>()?;
-    let metrics = settings
-        .metrics
-        .as_ref()
-        .map(|metrics| bind(metrics.address, "metrics.address"))
-        .transpose()?;
-    let acme = match settings.tls.acme.as_ref().map(|acme| &acme.challenge) {
-        Some(Challenge::Http01 { address }) => Some(bind(*address, "tls.acme.http_address")?),
-        _ => None,
-    };
-    Ok(Listeners { imap, metrics, acme })
+/// The task that keeps them fresh.
+struct Certificates {
+    stop: CancellationToken,
+    task: JoinHandle<Keeper>,
+}
+
+struct Task {
+    stop: CancellationToken,
+    task: JoinHandle<()>,
+}
+
+impl Running {
+    async fn start(settings: Settings) -> Result<Self, Error> {
+        let (limits, warning) = fit_descriptors(&settings);
+        let now = SystemTime::now();
+        let mut store = tls::Store::new(&settings.tls);
+        let news = store.load(now)?;
+        let (configured, serving, fresh) =
+            tls::Configured::new(&settings.tls, store.names(), None, now)?;
+        let (sessions, background) = (TaskTracker::new(), TaskTracker::new());
+        let (readiness, answers) = (Arc::<Readiness>::default(), Arc::default());
+        let mut listeners = Listeners::new(listeners::Around {
+            sessions: sessions.clone(),
+            readiness: Arc::clone(&readiness),
+            answers: Arc::clone(&answers),
+            background: background.clone(),
+        });
+        let sockets = listeners.bind(&settings)?;
+        let metrics = Arc::new(Metrics::new()?);
+        metrics.can_negotiate(&conn::tls::combinations(&serving.config.load()));
+        metrics.configuration_loaded(true, tls::unix(now));
+        certificates::announce(&news, Occasion::Start, &store, &metrics, &readiness);
+        certificates::announce_parts(&fresh, &metrics);
+        warning.iter().for_each(|warning| tracing::warn!("{warning}"));
+        let backends = Backends::new(&settings, &metrics, None);
+        readiness.set_backends(backends.states());
+        let keeper = Keeper::new(store, configured, Arc::clone(&serving));
+        let ctx = Context::new(serving, backends, limits, settings.timeouts, Arc::clone(&metrics));
+        let ctx = Arc::new(ctx);
+        listeners.serve(&settings, sockets, &ctx).await;
+        let around = certificates::Around { metrics, readiness, issued: Arc::new(Notify::new()) };
+        let stop_background = CancellationToken::new();
+        let mut running = Self {
+            certificates: Some(Certificates::keep(keeper, &around, &background, &stop_background)),
+            settings,
+            warning,
+            ctx,
+            listeners,
+            acme: None,
+            answers,
+            around,
+            sessions,
+            background,
+            stop_background,
+        };
+        running.learn(None);
+        running.order();
+        Ok(running)
+    }
+
+    /// Keeps the servers known that `before` does not have.
+    fn learn(&self, before: Option<&Backends>) {
+        for server in self.ctx.backends.without(before) {
+            let (server, retired) = (Arc::clone(server), server.retired.clone());
+            let keep = async move { learn::keep(&server).await };
+            let keep = retired.run_until_cancelled_owned(keep);
+            self.background.spawn(self.stop_background.clone().run_until_cancelled_owned(keep));
+        }
+    }
+
+    /// Has certificates ordered, if they are to be.
+    fn order(&mut self) {
+        let Some(acme) = self.settings.tls.acme.clone() else { return };
+        let (answers, around) = (Arc::clone(&self.answers), self.around.clone());
+        let keep = async move { acme::keep(acme, answers, around.issued, &around.metrics).await };
+        let stop = self.stop_background.child_token();
+        let keep = stop.clone().run_until_cancelled_owned(keep);
+        let task = self.background.spawn(async move { _ = keep.await });
+        self.acme = Some(Task { stop, task });
+    }
+
+    async fn stop(mut self, name: &str, signals: &mut Signals) {
+        let (limit, sessions) = (self.settings.timeouts.drain, self.sessions.clone());
+        tracing::info!(
+            signal = name,
+            sessions = sessions.len(),
+            "stopping: no new sessions, {limit:?} to end"
+        );
+        self.around.readiness.set_draining();
+        self.listeners.close().await;
+        self.ctx.drain.start(limit);
+        sessions.close();
+        tokio::select! {
+            ended = timeout(limit + GRACE, sessions.wait()) => {
+                if ended.is_err() {
+                    tracing::warn!(sessions = sessions.len(), "sessions that did not end are cut");
+                }
+            }
+            name = signals.next() => {
+                tracing::warn!(signal = name, sessions = sessions.len(), "second signal: ending at once");
+            }
+        }
+        drop(self.listeners);
+        self.stop_background.cancel();
+        self.background.close();
+        // What still sets a timer while the runtime goes down would panic. Nobody here takes longer than a moment.
+        let _ = timeout(GRACE, self.background.wait()).await;
+        tracing::info!("stopped");
+    }
+}
+
+impl Certificates {
+    fn keep(
+        keeper: Keeper,
+        around: &certificates::Around,
+        background: &TaskTracker,
+        stop: &CancellationToken,
+    ) -> Self {
+        let stop = stop.child_token();
+        let task = background.spawn(keeper.keep(around.clone(), stop.clone()));
+        Self { stop, task }
+    }
 }
 
 /// Raises the descriptor limit as far as it goes and keeps the number of sessions within it: two descriptors each, and
-/// some for everything else. A session refused costs its client a moment, descriptors that run out cost everybody.
-fn fit_descriptors(settings: &mut Settings) {
+/// some for everything else. A session refused costs its client a moment, descriptors that run out cost everybody. What
+/// is not as written is the second value.
+fn fit_descriptors(settings: &Settings) -> (Limits, Option<String>) {
     use rustix::process::{Resource, Rlimit, getrlimit, setrlimit};
     let limit = getrlimit(Resource::Nofile);
     if limit.current != limit.maximum {
@@ -209,21 +239,23 @@ fn fit_descriptors(settings: &mut Settings) {
     }
     // No core file: it would hold keys and passwords.
     let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
-    let Some(descriptors) = getrlimit(Resource::Nofile).current else { return };
+    let limits = settings.limits;
+    let Some(descriptors) = getrlimit(Resource::Nofile).current else { return (limits, None) };
     let reserved = match settings.tls.acme.as_ref().map(|acme| &acme.challenge) {
         Some(Challenge::Http01 { .. }) => RESERVED_DESCRIPTORS + probes::PUBLIC.connections as u64,
         _ => RESERVED_DESCRIPTORS,
     };
     let fit =
         usize::try_from(descriptors.saturating_sub(reserved) / 2).unwrap_or(usize::MAX).max(1);
-    if settings.limits.connections > fit {
-        tracing::warn!(
-            "limits.connections is {}, but {descriptors} file descriptors are enough for {fit} sessions: that is the limit now \
-             (raise it with LimitNOFILE=, ulimit -n or docker run --ulimit nofile=)",
-            settings.limits.connections
-        );
-        settings.limits.connections = fit;
+    if limits.connections <= fit {
+        return (limits, None);
     }
+    let warning = format!(
+        "limits.connections is {}, but {descriptors} file descriptors are enough for {fit} sessions: that is the limit now \
+         (raise it with LimitNOFILE=, ulimit -n or docker run --ulimit nofile=)",
+        limits.connections
+    );
+    (Limits { connections: fit, ..limits }, Some(warning))
 }
 
 /// SIGTERM and SIGINT.

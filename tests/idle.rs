@@ -28,7 +28,7 @@ fn serve(backend: &FakeBackend, certificates: &Certificates, idle: Duration) -> 
         let runtime = tokio::runtime::Runtime::new().expect("a runtime");
         let started =
             move |bound: &server::Bound| tell.send(bound.listeners[0]).expect("the test waits");
-        runtime.block_on(server::run(settings, started)).expect("the server runs");
+        runtime.block_on(server::run(settings, None, started)).expect("the server runs");
     });
     told.recv_timeout(PATIENCE).expect("the server listens")
 }

@@ -2,8 +2,11 @@
 //!
 //! Invariant: no user and no client address ever appears in an answer.
 
+use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
+
+use arc_swap::ArcSwap;
 
 pub mod probes;
 
@@ -18,20 +21,25 @@ pub struct Readiness {
     draining: AtomicBool,
     /// Unix seconds; `i64::MIN` as long as none is known.
     certificate_not_after: AtomicI64,
-    backends: Vec<(String, AtomicBool)>,
+    backends: ArcSwap<Vec<BackendState>>,
 }
 
-impl Readiness {
-    /// Nothing is ready yet. `backends` are names for people, in the order of `settings::Backend::servers`.
-    pub fn new(backends: impl IntoIterator<Item = String>) -> Self {
+/// A backend server's name for people, and whether it answered when it was last asked.
+pub type BackendState = (Arc<str>, Arc<AtomicBool>);
+
+impl Default for Readiness {
+    /// Nothing is ready yet.
+    fn default() -> Self {
         Self {
             listening: AtomicBool::new(false),
             draining: AtomicBool::new(false),
             certificate_not_after: AtomicI64::new(i64::MIN),
-            backends: backends.into_iter().map(|name| (name, AtomicBool::new(false))).collect(),
+            backends: ArcSwap::default(),
         }
     }
+}
 
+impl Readiness {
     /// At least one listener for mail clients is open.
     pub fn set_listening(&self, open: bool) {
         self.listening.store(open, Ordering::Relaxed);
@@ -42,12 +50,9 @@ impl Readiness {
         self.certificate_not_after.store(unix, Ordering::Relaxed);
     }
 
-    /// Whether the backend of this position answered when it was last asked.
-    pub fn set_backend_up(&self, index: usize, up: bool) {
-        match self.backends.get(index) {
-            Some((_, state)) => state.store(up, Ordering::Relaxed),
-            None => debug_assert!(false, "backend {index} of {}", self.backends.len()),
-        }
+    /// These are asked from now on; they change by themselves.
+    pub fn set_backends(&self, backends: Vec<BackendState>) {
+        self.backends.store(Arc::new(backends));
     }
 
     /// Shutting down, for good.
@@ -73,8 +78,9 @@ impl Readiness {
             }
             _ => {}
         }
-        if !self.backends.iter().any(|(_, up)| up.load(Ordering::Relaxed)) {
-            let names: Vec<&str> = self.backends.iter().map(|(name, _)| name.as_str()).collect();
+        let backends = self.backends.load();
+        if !backends.iter().any(|(_, up)| up.load(Ordering::Relaxed)) {
+            let names: Vec<&str> = backends.iter().map(|(name, _)| &**name).collect();
             reasons.push(format!("no backend is up: {}", names.join(", ")));
         }
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
@@ -89,12 +95,14 @@ mod tests {
     #[test]
     fn every_reason_is_told_and_goes_away_with_its_cause() {
         let now = UNIX_EPOCH + Duration::from_secs(1000);
-        let ready = Readiness::new(["a:143".to_owned(), "b:143".to_owned()]);
+        let ready = Readiness::default();
+        let up = Arc::<AtomicBool>::default();
+        ready.set_backends(vec![("a:143".into(), Arc::default()), ("b:143".into(), up.clone())]);
         assert_eq!(ready.check(now).unwrap_err().len(), 3);
         ready.set_listening(true);
         ready.set_certificate_not_after(1000);
         assert_eq!(ready.check(now), Err(vec!["no backend is up: a:143, b:143".to_owned()]));
-        ready.set_backend_up(1, true);
+        up.store(true, Ordering::Relaxed);
         assert_eq!(ready.check(now), Ok(()));
         let later = now + Duration::from_secs(1);
         assert_eq!(ready.check(later), Err(vec!["the certificate has expired".to_owned()]));

@@ -63,10 +63,10 @@ pub const PUBLIC: Limits = Limits {
     ..LIMITS
 };
 
-/// Answers until `stop`; then the listener closes, running answers get a moment, and it returns. Cancel it
+/// Answers until `stop`; then it lets go of the listener, running answers get a moment, and it returns. Cancel it
 /// last: `/readyz` has to say "draining" while sessions drain.
 pub async fn serve(
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     registry: Registry,
     readiness: Arc<Readiness>,
     stop: CancellationToken,
@@ -83,7 +83,7 @@ impl<F: Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Send + Sync + 'static>
 /// As [`serve`], with answers of somebody else's.
 pub async fn serve_with(
     limits: Limits,
-    listener: TcpListener,
+    listener: Arc<TcpListener>,
     answer: impl Answer,
     stop: CancellationToken,
 ) {
@@ -225,11 +225,12 @@ mod tests {
             registry
                 .register(Box::new(IntCounter::new("things_total", "Things").unwrap()))
                 .unwrap();
-            let readiness = Arc::new(Readiness::new(["legacy:143".to_owned()]));
+            let readiness = Arc::new(Readiness::default());
+            readiness.set_backends(vec![("legacy:143".into(), Arc::default())]);
             let stop = CancellationToken::new();
             let known = Arc::clone(&readiness);
             let answer = move |request: &_| answer(request, &registry, &known, SystemTime::now());
-            let served = serve_with(limits, listener, answer, stop.clone());
+            let served = serve_with(limits, Arc::new(listener), answer, stop.clone());
             Self { address, readiness, stop, task: tokio::spawn(served) }
         }
 
@@ -288,7 +289,7 @@ mod tests {
         running.readiness.set_listening(true);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
         running.readiness.set_certificate_not_after(i64::try_from(now).unwrap() + 1000);
-        running.readiness.set_backend_up(0, true);
+        running.readiness.set_backends(vec![("legacy:143".into(), Arc::new(true.into()))]);
         assert!(running.ask(&get("/readyz")).await.ends_with("\r\n\r\nready\n"));
         running.readiness.set_draining();
         assert!(running.ask(&get("/readyz")).await.starts_with("HTTP/1.1 503 "));

@@ -22,7 +22,7 @@ use crate::proto::imap::response::{self, Kind, Response};
 /// Longest greeting line; Dovecot's lines end at 8 KiB.
 const MAX_GREETING: usize = 8 * 1024;
 
-#[derive(Clone, Copy, Debug)]
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Timeouts {
     /// Name look-up and connection, all addresses together.
     pub connect: Duration,

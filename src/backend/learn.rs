@@ -10,12 +10,12 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, timeout};
 
 use super::dial::{self, Link};
-use super::{Backends, Known, Server, Told};
+use super::{Known, Said, Server};
 use crate::proto::imap::capability;
-use crate::proto::imap::login::Dialect;
 use crate::proto::imap::response::{self, Kind, Response};
 
 /// How often a server that is up is asked.
@@ -39,24 +39,21 @@ enum Error {
     Io(#[from] io::Error),
 }
 
-/// Keeps what is known of one server fresh, for ever.
-pub async fn keep(backends: &Backends, server: &Server) {
+/// Keeps what is known of one server fresh, for ever. One that is up was just asked.
+pub async fn keep(server: &Server) {
     let mut wait = FIRST_WAIT;
     let mut last_error = String::new();
+    if server.is_up() {
+        rest(server).await;
+    }
     loop {
-        match ask(backends, server).await {
-            Ok(known) => {
-                announce(server, &known, &last_error);
-                server.known.store(Some(Arc::new(known)));
-                backends.set_up(server, true);
+        match look(server, &last_error).await {
+            Ok(()) => {
                 (wait, last_error) = (FIRST_WAIT, String::new());
-                tokio::select! {
-                    () = sleep(AGAIN) => {}
-                    () = server.lost.notified() => {}
-                }
+                rest(server).await;
             }
             Err(error) => {
-                backends.set_up(server, false);
+                server.set_up(false);
                 let error = error.to_string();
                 if error != last_error {
                     tracing::warn!(backend = &*server.name, error, "backend is down");
@@ -67,6 +64,37 @@ pub async fn keep(backends: &Backends, server: &Server) {
             }
         }
     }
+}
+
+/// Returns when one of `servers` has answered or none will; the others are asked no further. Who [keeps](keep) them asks
+/// again.
+pub async fn first(servers: &[Arc<Server>]) {
+    let mut asked = JoinSet::new();
+    for server in servers {
+        let server = Arc::clone(server);
+        asked.spawn(async move { look(&server, "").await.is_ok() });
+    }
+    while let Some(answered) = asked.join_next().await {
+        if answered.unwrap_or(false) {
+            return;
+        }
+    }
+}
+
+async fn rest(server: &Server) {
+    tokio::select! {
+        () = sleep(AGAIN) => {}
+        () = server.lost.notified() => {}
+    }
+}
+
+/// Asks once, and takes what comes.
+async fn look(server: &Server, last_error: &str) -> Result<(), Error> {
+    let known = Known::new(Arc::new(ask(server).await?), &server.repair);
+    announce(server, &known, last_error);
+    server.known.store(Some(Arc::new(known)));
+    server.set_up(true);
+    Ok(())
 }
 
 /// Says what changed, and how to cure what keeps people out.
@@ -88,27 +116,13 @@ fn announce(server: &Server, known: &Known, last_error: &str) {
     }
 }
 
-async fn ask(backends: &Backends, server: &Server) -> Result<Known, Error> {
-    let link = backends.dial(server, None).await?;
-    let limit = backends.timeouts.greeting;
-    let (greeting, list) =
+async fn ask(server: &Server) -> Result<Said, Error> {
+    let link = server.dial(None).await?;
+    let limit = server.goes_by.timeouts.greeting;
+    let (greeting, capabilities) =
         timeout(limit, capabilities(link)).await.map_err(|_| Error::Timeout(limit))??;
-    let (mut capabilities, mut before_tls) = (Vec::new(), Vec::new());
-    backends.repair.words(&list, &mut capabilities);
-    capability::before_tls(&capabilities, &mut before_tls);
-    let text: Vec<u8> =
-        text_of(&greeting).iter().copied().filter(|byte| !byte.is_ascii_control()).collect();
-    let told = |capabilities: Vec<u8>| {
-        let greeting =
-            [b"* OK [CAPABILITY ", &capabilities[..], b"] ", &text[..], b"\r\n"].concat();
-        Told { greeting, capabilities }
-    };
-    Ok(Known {
-        told: told(capabilities),
-        told_before_tls: told(before_tls),
-        dialect: Dialect::of(&list),
-        login_disabled: capability::has(&list, b"LOGINDISABLED"),
-    })
+    let text = text_of(&greeting).iter().copied().filter(|byte| !byte.is_ascii_control()).collect();
+    Ok(Said { text, capabilities })
 }
 
 /// The greeting's words for people.

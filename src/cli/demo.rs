@@ -80,7 +80,7 @@ async fn serve(args: &Args, dir: &Path) -> Result<(), Error> {
     let ca = dir.join(CA_FILE);
     let settings = settings(args, dir, legacy_address)?;
     let _log = log::start(&settings.log).map_err(Error::failed)?;
-    let proxied = server::run(settings, |bound| {
+    let proxied = server::run(settings, None, |bound| {
         let fingerprint = ca_fingerprint(&ca);
         let imaps = bound.listeners.first().copied().unwrap_or(args.listen);
         let metrics = bound.metrics.unwrap_or(args.metrics);

@@ -4,7 +4,7 @@ use std::time::Duration;
 
 use super::{ConfigArg, Error};
 use crate::config::settings::Settings;
-use crate::server::{self, Bound};
+use crate::server::{self, Source};
 use crate::{config, log};
 
 /// How long sessions that are cut get for their last log line.
@@ -13,7 +13,9 @@ const CUT: Duration = Duration::from_secs(1);
 /// Run the proxy in the foreground
 ///
 /// Stays until SIGTERM or SIGINT; then no new sessions are taken and those that run are told BYE within
-/// timeouts.drain. A second signal ends it at once. The log goes to standard output.
+/// timeouts.drain. A second signal ends it at once. SIGHUP has the configuration read again: as a whole
+/// or, if it does not load, not at all; sessions that run keep what they began with. The log goes to
+/// standard output.
 ///
 /// Exit code 0: stopped as asked. 1: it could not start or go on (a port in use, say). 2: the
 /// configuration is wrong; `imaps-proxy check` says the same without starting anything.
@@ -32,17 +34,18 @@ pub struct Args {
 /// If the configuration is wrong, a certificate can't be loaded or an address is in use.
 pub fn run(args: &Args) -> Result<(), Error> {
     let settings = config::load(&args.config.file)?;
-    let _log = log::start(&settings.log).map_err(Error::failed)?;
-    serve(settings, |_| {}).map_err(Error::failed)
+    let log = log::start(&settings.log).map_err(Error::failed)?;
+    let source = Source { file: args.config.file.clone(), log: log.control.clone() };
+    serve(settings, source).map_err(Error::failed)
 }
 
-/// Serves on a runtime of its own; `started` hears where once everything listens.
-pub(super) fn serve(
+/// Serves on a runtime of its own.
+fn serve(
     settings: Settings,
-    started: impl FnOnce(&Bound),
+    source: Source,
 ) -> Result<(), Box<dyn std::error::Error + Send + Sync>> {
     let runtime = tokio::runtime::Builder::new_multi_thread().enable_all().build()?;
-    let result = runtime.block_on(server::run(settings, started));
+    let result = runtime.block_on(server::run(settings, Some(source), |_| {}));
     // Sessions that did not end in time are cut; each writes its line when it is dropped.
     runtime.shutdown_timeout(CUT);
     Ok(result?)

@@ -12,6 +12,8 @@
 
 pub mod settings;
 
+pub mod diff;
+
 mod file;
 
 mod rules;

@@ -43,6 +43,12 @@ macro_rules! schema {
 
 pub(super) use schema;
 
+/// A type that is one of a few words.
+pub trait Word {
+    /// As it is written.
+    fn word(&self) -> &'static str;
+}
+
 /// Describes a type that is one of a few words.
 macro_rules! words {
     ($type:ident is $expected:literal { $($word:literal => $value:ident),+ }) => {
@@ -51,6 +57,12 @@ macro_rules! words {
 
             fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
                 $crate::config::values::word(node, mistakes, &[$($word),+], &[$(Self::$value),+])
+            }
+        }
+
+        impl $crate::config::values::Word for $type {
+            fn word(&self) -> &'static str {
+                match self { $(Self::$value => $word),+ }
             }
         }
 

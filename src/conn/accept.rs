@@ -1,14 +1,15 @@
 //! The accept loop of one listener. No client can delay it: it accepts, and spawns.
 //!
 //! When descriptors run out `accept` fails until some are free again: the loop backs off from 10 ms to a second,
-//! counts, says so once, and goes on. It never ends but by `stop`.
+//! counts, says so once, and goes on. It never ends but by `stop`. A reload ends it and begins another at the same
+//! socket, so that every connection is served by one whole configuration and none is refused meanwhile.
 
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use socket2::{Domain, Protocol, Socket, Type};
-use tokio::net::TcpListener;
+use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
@@ -31,13 +32,14 @@ pub struct Listener {
     pub tls: ListenTls,
 }
 
-/// Opens a listener; `[::]` takes IPv4 as well.
-pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
+/// Opens a listener; `[::]` takes IPv4 as well. `shared`: beside others at the same port that allow it as well.
+pub fn bind(address: SocketAddr, shared: bool) -> std::io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if let SocketAddr::V6(address) = address {
         socket.set_only_v6(!address.ip().is_unspecified())?;
     }
     socket.set_reuse_address(true)?;
+    socket.set_reuse_port(shared)?;
     socket.set_nonblocking(true)?;
     prepare(&socket);
     socket.bind(&address.into())?;
@@ -45,53 +47,78 @@ pub fn bind(address: SocketAddr) -> std::io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
-/// Accepts until `stop`.
-pub async fn run(
-    socket: TcpListener,
-    listener: Arc<Listener>,
-    ctx: Arc<Context>,
-    sessions: TaskTracker,
-    stop: CancellationToken,
-) {
-    let accepted = ctx.metrics.connections.with_label_values(&[&*listener.name]);
-    let mut wait = FIRST_WAIT;
-    let mut full: Option<Instant> = None;
-    loop {
-        let connection = tokio::select! {
-            biased;
-            () = stop.cancelled() => return,
-            connection = socket.accept() => connection,
-        };
-        match connection {
-            Ok((stream, peer)) => {
-                wait = FIRST_WAIT;
-                accepted.inc();
-                let client = unmapped(peer);
-                if ctx.admit() {
-                    sessions.spawn(serve(stream, Session::open(&ctx, client, &listener)));
-                } else {
-                    // Before TLS nothing could be said that a client would understand.
-                    Session::refuse(&ctx, Reason::TooManyConnections);
-                    if full.is_none_or(|said| said.elapsed() >= SAY_AGAIN) {
+/// Spawns sessions of one listener.
+#[derive(Clone)]
+pub struct Acceptor {
+    pub socket: Arc<TcpListener>,
+    pub listener: Arc<Listener>,
+    pub ctx: Arc<Context>,
+    pub sessions: TaskTracker,
+}
+
+impl Acceptor {
+    /// Accepts until `stop`.
+    pub async fn run(self, stop: CancellationToken) {
+        let accepted = self.ctx.metrics.listener(&self.listener.name);
+        let mut wait = FIRST_WAIT;
+        let mut full: Option<Instant> = None;
+        loop {
+            let connection = tokio::select! {
+                biased;
+                () = stop.cancelled() => return,
+                connection = self.socket.accept() => connection,
+            };
+            match connection {
+                Ok((stream, peer)) => {
+                    wait = FIRST_WAIT;
+                    accepted.inc();
+                    if !self.admit(stream, peer)
+                        && full.is_none_or(|said| said.elapsed() >= SAY_AGAIN)
+                    {
                         full = Some(Instant::now());
-                        let limit = ctx.limits.connections;
-                        tracing::warn!(
-                            listener = &*listener.name,
-                            limit,
-                            "limits.connections is reached"
-                        );
+                        let (listener, limit) = (&*self.listener.name, self.ctx.limits.connections);
+                        tracing::warn!(listener, limit, "limits.connections is reached");
+                    }
+                }
+                Err(error) => {
+                    self.ctx.metrics.accept_errors.inc();
+                    if wait == FIRST_WAIT {
+                        let listener = &*self.listener.name;
+                        tracing::error!(listener, %error, "can't accept connections, trying on");
+                    }
+                    tokio::select! {
+                        () = stop.cancelled() => return,
+                        () = sleep(wait) => wait = MAX_WAIT.min(wait * 2),
                     }
                 }
             }
-            Err(error) => {
-                ctx.metrics.accept_errors.inc();
-                if wait == FIRST_WAIT {
-                    tracing::error!(listener = &*listener.name, %error, "can't accept connections, trying on");
+        }
+    }
+
+    /// Whether there was room for one more.
+    fn admit(&self, stream: TcpStream, peer: SocketAddr) -> bool {
+        let admitted = self.ctx.admit();
+        if admitted {
+            let session = Session::open(&self.ctx, unmapped(peer), &self.listener);
+            self.sessions.spawn(serve(stream, session));
+        } else {
+            // Before TLS nothing could be said that a client would understand.
+            Session::refuse(&self.ctx, Reason::TooManyConnections);
+        }
+        admitted
+    }
+
+    /// Takes what has come already, of a listener that closes.
+    pub async fn rest(self) {
+        let accepted = self.ctx.metrics.listener(&self.listener.name);
+        for _ in 0..BACKLOG {
+            tokio::select! {
+                biased;
+                Ok((stream, peer)) = self.socket.accept() => {
+                    accepted.inc();
+                    self.admit(stream, peer);
                 }
-                tokio::select! {
-                    () = stop.cancelled() => return,
-                    () = sleep(wait) => wait = MAX_WAIT.min(wait * 2),
-                }
+                () = std::future::ready(()) => return,
             }
         }
     }

@@ -156,7 +156,7 @@ async fn dial<'a>(
     ctx: &'a Context,
 ) -> Result<Option<(&'a Server, Link)>, Reason> {
     for server in ctx.backends.in_order() {
-        match timeout_at(dialogue.deadline, ctx.backends.dial(server, Some(caller))).await {
+        match timeout_at(dialogue.deadline, server.dial(Some(caller))).await {
             Ok(Ok(link)) => return Ok(Some((server, link))),
             Ok(Err(error)) => {
                 let error = error.to_string();

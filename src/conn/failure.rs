@@ -325,7 +325,7 @@ impl Failed {
         let Self { failure, detail, offer } = self;
         let offer = offer.as_ref();
         ctx.metrics.handshake_failed(*failure);
-        let not_logged = ctx.failures.on(*failure, session.client.ip());
+        let not_logged = ctx.shared.failures.on(*failure, session.client.ip());
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(

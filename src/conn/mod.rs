@@ -31,8 +31,6 @@ use std::sync::Arc;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
@@ -40,20 +38,23 @@ use crate::backend::Backends;
 use crate::config::settings::{Limits, ListenTls, Timeouts};
 use crate::metrics::Metrics;
 use crate::proto::imap::line;
-use crate::tls::names::Names;
+use crate::tls::Serving;
 use close::{Reason, Session};
 use relay::Pair;
 
-/// What a connection may use.
+/// What a connection may use, as of the configuration that it began with; a reload makes the [next](Self::next) one.
 pub struct Context {
-    pub tls: ArcSwap<ServerConfig>,
-    /// Of the certificates that are served.
-    names: Arc<Names>,
+    pub tls: Arc<Serving>,
     pub backends: Backends,
     pub limits: Limits,
     pub timeouts: Timeouts,
-    pub metrics: Metrics,
-    pub drain: Drain,
+    pub metrics: Arc<Metrics>,
+    pub drain: Arc<Drain>,
+    shared: Arc<Shared>,
+}
+
+/// What all connections have in common, whatever configuration they began with.
+struct Shared {
     failures: failure::Sampled,
     /// Sessions open now.
     open: AtomicUsize,
@@ -66,58 +67,67 @@ pub struct Context {
 #[derive(Default)]
 pub struct Drain {
     pub token: CancellationToken,
-    started: std::sync::OnceLock<Instant>,
+    /// When, and how long sessions may still take.
+    started: std::sync::OnceLock<(Instant, Duration)>,
 }
 
 impl Drain {
-    pub fn start(&self) {
-        self.started.get_or_init(Instant::now);
+    pub fn start(&self, limit: Duration) {
+        self.started.get_or_init(|| (Instant::now(), limit));
         self.token.cancel();
     }
 
-    /// Returns when it has begun and its time, `limit`, is over.
-    async fn over(&self, limit: Duration) {
+    /// Returns when it has begun and its time is over.
+    async fn over(&self) {
         self.token.cancelled().await;
-        let started = self.started().unwrap_or_else(Instant::now);
+        // Nobody cancels the token but `start`.
+        let (started, limit) = self.started().unwrap_or_else(|| (Instant::now(), Duration::ZERO));
         tokio::time::sleep_until((started + limit).into()).await;
     }
 
-    /// When it began, if it has: one atomic load.
-    pub fn started(&self) -> Option<Instant> {
+    /// When it began and how long it may take, if it has begun: one atomic load.
+    pub fn started(&self) -> Option<(Instant, Duration)> {
         self.started.get().copied()
     }
 }
 
 impl Context {
     pub fn new(
-        tls: Arc<ServerConfig>,
-        names: Arc<Names>,
+        tls: Arc<Serving>,
         backends: Backends,
         limits: Limits,
         timeouts: Timeouts,
-        metrics: Metrics,
+        metrics: Arc<Metrics>,
     ) -> Self {
         let mut seed = [0; 8];
         // A generator that fails would have failed every handshake; the counter alone still tells sessions apart.
-        let _ = tls.crypto_provider().secure_random.fill(&mut seed);
-        Self {
-            tls: ArcSwap::new(tls),
-            names,
-            backends,
-            limits,
-            timeouts,
-            metrics,
-            drain: Drain::default(),
+        let _ = tls.config.load().crypto_provider().secure_random.fill(&mut seed);
+        let shared = Shared {
             failures: failure::Sampled::default(),
             open: AtomicUsize::new(0),
             sessions: AtomicU64::new(0),
             seed: u64::from_le_bytes(seed),
-        }
+        };
+        let (drain, shared) = (Arc::default(), Arc::new(shared));
+        Self { tls, backends, limits, timeouts, metrics, drain, shared }
+    }
+
+    /// For connections to come. What is counted stays the same, as does the end of the process.
+    pub fn next(
+        &self,
+        tls: Arc<Serving>,
+        backends: Backends,
+        limits: Limits,
+        timeouts: Timeouts,
+    ) -> Self {
+        let (metrics, drain) = (Arc::clone(&self.metrics), Arc::clone(&self.drain));
+        let shared = Arc::clone(&self.shared);
+        Self { tls, backends, limits, timeouts, metrics, drain, shared }
     }
 
     /// Room for one more session, if there is.
     fn admit(&self) -> bool {
-        let admitted = self.open.fetch_add(1, Ordering::Relaxed) < self.limits.connections;
+        let admitted = self.shared.open.fetch_add(1, Ordering::Relaxed) < self.limits.connections;
         if !admitted {
             self.ended();
         }
@@ -125,19 +135,21 @@ impl Context {
     }
 
     fn ended(&self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.shared.open.fetch_sub(1, Ordering::Relaxed);
     }
 
     fn next_session(&self) -> u64 {
-        let n = self.sessions.fetch_add(1, Ordering::Relaxed);
-        (self.seed << 32) | (n & 0xffff_ffff)
+        let n = self.shared.sessions.fetch_add(1, Ordering::Relaxed);
+        (self.shared.seed << 32) | (n & 0xffff_ffff)
     }
 
     /// A tag for the backend that no client can know.
     fn tag(&self) -> Vec<u8> {
         let mut random = [0; 8];
-        if self.tls.load().crypto_provider().secure_random.fill(&mut random).is_err() {
-            random = (self.seed ^ self.sessions.load(Ordering::Relaxed)).to_le_bytes();
+        let config = self.tls.config.load();
+        if config.crypto_provider().secure_random.fill(&mut random).is_err() {
+            let Shared { seed, sessions, .. } = &*self.shared;
+            random = (seed ^ sessions.load(Ordering::Relaxed)).to_le_bytes();
         }
         format!("P{:016x}", u64::from_le_bytes(random)).into_bytes()
     }
@@ -166,7 +178,7 @@ async fn log_in(socket: TcpStream, mut session: Session) -> (Session, Result<Pai
     let pair = tokio::select! {
         biased;
         pair = until_login(socket, &mut session, &ctx) => pair,
-        () = ctx.drain.over(ctx.timeouts.drain) => Err(Reason::Drain),
+        () = ctx.drain.over() => Err(Reason::Drain),
     };
     (session, pair)
 }

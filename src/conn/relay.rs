@@ -250,11 +250,11 @@ impl Relay {
         self.backend_stalled =
             since(!self.to_backend.is_empty(), moved.to_backend, self.backend_stalled);
         if self.draining.is_none()
-            && let Some(started) = ctx.drain.started()
+            && let Some((started, limit)) = ctx.drain.started()
         {
-            let (started, drain) = (Instant::from_std(started), ctx.timeouts.drain);
-            let bye_at = Some(started + spread(session.id, drain / 2));
-            self.draining = Some(Box::new(Draining { bye_at, until: started + drain }));
+            let started = Instant::from_std(started);
+            let bye_at = Some(started + spread(session.id, limit / 2));
+            self.draining = Some(Box::new(Draining { bye_at, until: started + limit }));
         }
     }
 

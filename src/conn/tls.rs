@@ -137,11 +137,11 @@ struct Shaken {
 
 impl Shaking {
     async fn handshake(&mut self, ctx: &Context) -> Result<Shaken, Failed> {
-        let config = ctx.tls.load_full();
+        let config = ctx.tls.config.load_full();
         let mut input = Vec::with_capacity(2048);
         self.look(&mut input, config.crypto_provider()).await?;
         let admit = |name: Option<&str>| {
-            let (found, admitted) = ctx.names.admit(name);
+            let (found, admitted) = ctx.tls.names.admit(name);
             ctx.metrics.server_name(found);
             admitted
         };

@@ -10,11 +10,13 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::SystemTime;
 
+use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use rustls::crypto::CryptoProvider;
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 
 use super::client_auth::{self, ClientAuth};
+use super::names::Names;
 use super::tickets::{self, Tickets};
 use super::{Error, policy};
 use crate::config::settings;
@@ -54,6 +56,13 @@ pub struct Fresh {
     pub list_next_update: Option<i64>,
 }
 
+/// What new handshakes go by.
+pub struct Serving {
+    pub config: ArcSwap<ServerConfig>,
+    /// Of the certificates that are served.
+    pub names: Arc<Names>,
+}
+
 /// What stands around the certificates, from files that are read again.
 pub struct Configured {
     settings: settings::Tls,
@@ -61,21 +70,26 @@ pub struct Configured {
     /// Kept, so that sessions resume in the next configuration.
     tickets: Option<Tickets>,
     client_auth: Option<ClientAuth>,
-    names: Arc<dyn ResolvesServerCert>,
+    names: Arc<Names>,
 }
 
 impl Configured {
-    /// Reads the files for the first time.
+    /// Reads the files for the first time. Where `before` has the same source of ticket keys they are taken over, so that
+    /// sessions resume.
     ///
     /// # Errors
     /// A file that is not what it should be, or no ticket key could be made.
     pub fn new(
         settings: &settings::Tls,
-        names: Arc<dyn ResolvesServerCert>,
+        names: Arc<Names>,
+        before: Option<&Self>,
         now: SystemTime,
-    ) -> Result<(Self, Arc<ServerConfig>, Fresh), Error> {
+    ) -> Result<(Self, Arc<Serving>, Fresh), Error> {
         let provider = Arc::new(policy::provider(settings));
-        let tickets = Tickets::new(&settings.tickets, now)?;
+        let tickets = match before {
+            Some(before) if before.settings.tickets == settings.tickets => before.tickets.clone(),
+            _ => Tickets::new(&settings.tickets, now)?,
+        };
         let client_auth = match &settings.client_auth {
             Some(wanted) => Some(ClientAuth::new(wanted.clone(), &provider, now)?),
             None => None,
@@ -87,9 +101,15 @@ impl Configured {
             fresh.problems.extend_from_slice(&auth.rules.problems);
             fresh.list_next_update = auth.rules.next_update;
         }
-        let configured = Self { settings: settings.clone(), provider, tickets, client_auth, names };
-        let config = configured.config()?;
-        Ok((configured, config, fresh))
+        let configured = Self {
+            settings: settings.clone(),
+            provider,
+            tickets,
+            client_auth,
+            names: Arc::clone(&names),
+        };
+        let config = ArcSwap::new(configured.config()?);
+        Ok((configured, Arc::new(Serving { config, names }), fresh))
     }
 
     /// The files to watch.
@@ -141,7 +161,7 @@ impl Configured {
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
             .with_protocol_versions(policy::versions(self.settings.min_version))?
             .with_client_cert_verifier(verifier)
-            .with_cert_resolver(Arc::clone(&self.names));
+            .with_cert_resolver(Arc::clone(&self.names) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"imap".to_vec()];
         // Ours is the better order, and the difference between two AEAD suites is not the client's to decide.
         config.ignore_client_order = true;

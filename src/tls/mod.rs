@@ -56,7 +56,7 @@ pub mod reload;
 mod check;
 
 pub use check::{Finding, Severity, check};
-pub use config::{Configured, Part};
+pub use config::{Configured, Part, Serving};
 pub use store::{News, Store};
 
 use facts::DAY;
@@ -98,7 +98,7 @@ fn open_to(path: &Path, what: &str) -> Option<(Severity, String)> {
 }
 
 /// An error with its causes on one line, as `main` prints them.
-fn chain(error: &dyn std::error::Error) -> String {
+pub fn chain(error: &dyn std::error::Error) -> String {
     let mut text = error.to_string();
     let mut next = error.source();
     while let Some(cause) = next {

@@ -1,20 +1,21 @@
 //! Keeps the served certificates, ticket keys and client CAs up to date while the process runs.
 //!
-//! In: a [`Store`] and a [`Configured`] that are loaded; changes in the file system, a minute's passing, SIGHUP. Out:
-//! certificates and a `ServerConfig` for new handshakes; log lines, metrics and readiness. Live sessions go on with what they have.
-//! Not here: what may take whose place (`store`).
+//! In: a [`Store`] and a [`Configured`] that are loaded; changes in the file system, a minute's passing, the operator's word. Out:
+//! certificates and a `ServerConfig` for new handshakes ([`Serving`]); log lines, metrics and readiness. Live sessions go on with what they have.
+//! Not here: what may take whose place (`store`); another configuration (`server::reload`).
 
 use std::collections::HashMap;
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
 use rustls::ServerConfig;
 use strum::VariantArray as _;
-use tokio::signal::unix::Signal;
 use tokio::sync::Notify;
 use tokio::time::sleep;
+use tokio_util::sync::CancellationToken;
 
-use super::config::{Configured, Fresh, Part, Reread};
+use super::config::{Configured, Fresh, Part, Reread, Serving};
 use super::store::{News, Store};
 use super::watch::Watch;
 use super::{chain, facts, unix};
@@ -24,43 +25,82 @@ use crate::metrics::Metrics;
 /// How often files and ages are looked at, whatever the file system says.
 const EVERY: Duration = Duration::from_secs(60);
 
-/// Runs until it is dropped. `serving`: what new handshakes go by; `issued` tells of a new certificate before its file
-/// does.
-pub async fn keep(
-    mut store: Store,
-    mut configured: Configured,
-    serving: &ArcSwap<ServerConfig>,
-    metrics: &Metrics,
-    readiness: &Readiness,
-    mut hangup: Signal,
-    issued: &Notify,
-) {
-    let watched =
-        |store: &Store, configured: &Configured| [store.watched(), configured.watched()].concat();
-    let mut watch = Watch::start();
-    let mut missed = watch.set(&watched(&store, &configured));
-    let mut told = HashMap::new();
-    loop {
-        let occasion = tokio::select! {
-            () = async {}, if missed => Occasion::Watch,
-            () = watch.changed() => Occasion::Watch,
-            () = issued.notified() => Occasion::Watch,
-            () = sleep(EVERY) => Occasion::Watch,
-            Some(()) = hangup.recv() => Occasion::Told,
+/// All that is kept up to date, and where to look for it.
+pub struct Keeper {
+    pub store: Store,
+    pub configured: Configured,
+    serving: Arc<Serving>,
+    watch: Watch,
+    /// Why to look at once.
+    due: Option<Occasion>,
+    /// The last mistake of each part.
+    told: HashMap<&'static str, String>,
+}
+
+/// Whom a [`Keeper`] tells, and who tells it.
+#[derive(Clone)]
+pub struct Around {
+    pub metrics: Arc<Metrics>,
+    pub readiness: Arc<Readiness>,
+    /// Tells of a new certificate before its file does.
+    pub issued: Arc<Notify>,
+}
+
+impl Keeper {
+    /// `serving` is what `configured` has made.
+    pub fn new(store: Store, configured: Configured, serving: Arc<Serving>) -> Self {
+        let mut keeper = Self {
+            store,
+            configured,
+            serving,
+            watch: Watch::start(),
+            due: None,
+            told: HashMap::new(),
         };
-        let (news, reread) = tokio::task::block_in_place(|| {
-            let now = SystemTime::now();
-            let news = store.look(now, occasion == Occasion::Told);
-            let reread = configured.reread(now);
-            missed = watch.set(&watched(&store, &configured));
-            (news, reread)
-        });
-        announce(&news, occasion, &store, metrics, readiness);
-        if occasion == Occasion::Told {
-            told.clear(); // what is still wrong is the answer
+        keeper.watch_files();
+        keeper
+    }
+
+    /// The operator has asked: all files are read again as soon as it [keeps](Self::keep) on.
+    #[must_use]
+    pub fn asked(mut self) -> Self {
+        self.due = Some(Occasion::Told);
+        self.told.clear(); // what is still wrong is the answer
+        self
+    }
+
+    /// Keeps on until `stop`, and comes back: no look is under way then.
+    pub async fn keep(mut self, around: Around, stop: CancellationToken) -> Self {
+        loop {
+            let due = self.due;
+            let occasion = tokio::select! {
+                biased;
+                () = stop.cancelled() => return self,
+                occasion = async { due.unwrap_or(Occasion::Watch) }, if due.is_some() => occasion,
+                () = self.watch.changed() => Occasion::Watch,
+                () = around.issued.notified() => Occasion::Watch,
+                () = sleep(EVERY) => Occasion::Watch,
+            };
+            self.due = None;
+            tokio::task::block_in_place(|| self.look(occasion, &around));
         }
+    }
+
+    fn look(&mut self, occasion: Occasion, around: &Around) {
+        let now = SystemTime::now();
+        let news = self.store.look(now, occasion == Occasion::Told);
+        let reread = self.configured.reread(now);
+        self.watch_files();
+        announce(&news, occasion, &self.store, &around.metrics, &around.readiness);
         for one in reread {
-            take(one, &mut told, serving, metrics);
+            take(one, &mut self.told, &self.serving.config, &around.metrics);
+        }
+    }
+
+    fn watch_files(&mut self) {
+        let files = [self.store.watched(), self.configured.watched()].concat();
+        if self.watch.set(&files) {
+            self.due = Some(Occasion::Watch); // something was missed
         }
     }
 }

@@ -97,7 +97,8 @@ pub enum Mistake {
     NotRandom,
 }
 
-/// The keys in use, and where the next ones come from.
+/// The keys in use, and where the next ones come from. A clone has the same keys.
+#[derive(Clone)]
 pub struct Tickets {
     /// Empty: keys live in memory.
     files: Vec<PathBuf>,

@@ -135,7 +135,7 @@ fn alpn_takes_imap_or_no_list_and_refuses_a_foreign_one() {
 fn config(settings: &settings::Tls) -> Arc<ServerConfig> {
     let mut store = Store::new(settings);
     store.load(at(NOW)).unwrap();
-    Configured::new(settings, store.names(), at(NOW)).unwrap().1
+    Configured::new(settings, store.names(), None, at(NOW)).unwrap().1.config.load_full()
 }
 
 #[test]
@@ -144,7 +144,8 @@ fn versions_group_and_tickets_are_as_promised() {
     let mut settings = tls(None, Some(dir.path()));
     let mut store = Store::new(&settings);
     store.load(at(NOW)).unwrap();
-    let (_, config, _) = Configured::new(&settings, store.names(), at(NOW)).unwrap();
+    let (_, serving, _) = Configured::new(&settings, store.names(), None, at(NOW)).unwrap();
+    let config = serving.config.load_full();
     for (version, named) in [
         (&rustls::version::TLS13, ProtocolVersion::TLSv1_3),
         (&rustls::version::TLS12, ProtocolVersion::TLSv1_2),

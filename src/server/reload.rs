@@ -1,0 +1,231 @@
+//! SIGHUP: another configuration, as a whole or not at all, and no live session notices.
+//!
+//! In: the file. Out: the next [`Context`] for connections to come, sockets opened and closed, the log's level and format; one
+//! line that says what has changed; or an error for each mistake, and nothing has. Everything that can fail is done
+//! before anything is changed: first the file, then certificates, ticket keys and client CAs, then the sockets.
+//! What is wanted as it is stays: a socket, a server and what is known of it, the certificates that serve, ticket keys in memory, the
+//! orders of ACME. Of a server that is new nothing is known; where that goes for all of them they are asked before clients are
+//! greeted, for [`ASKED`] at most.
+//! Not here: files that the configuration names and that have changed (`tls::reload`), which are looked at afterwards.
+
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::{Duration, SystemTime};
+
+use tokio::time::timeout;
+
+use super::listeners::Sockets;
+use super::{Certificates, Running, Task, fit_descriptors};
+use crate::backend::{Backends, learn};
+use crate::config::settings::{Limits, Log, Settings, Tls};
+use crate::config::{self, diff};
+use crate::conn;
+use crate::log;
+use crate::tls::config::Fresh;
+use crate::tls::reload::{self as certificates, Keeper, Occasion};
+use crate::tls::{self, Configured, Serving, Store};
+
+/// How long new servers are waited for.
+const ASKED: Duration = Duration::from_secs(2);
+
+/// Where the configuration comes from, and the log that it rules.
+pub struct Source {
+    pub file: PathBuf,
+    pub log: log::Control,
+}
+
+/// What another configuration needs, ready to serve.
+struct Prepared {
+    settings: Settings,
+    limits: Limits,
+    warning: Option<String>,
+    changes: Vec<String>,
+    store: Option<(Store, tls::News)>,
+    configured: Option<(Configured, Arc<Serving>, Fresh)>,
+    sockets: Sockets,
+}
+
+impl Running {
+    /// Reads the certificates again, and what stands around them.
+    pub async fn reread(&mut self) {
+        let keeper = self.keeper().await;
+        self.keep(keeper.map(Keeper::asked));
+    }
+
+    pub async fn reload(&mut self, source: &Source) {
+        // Nothing looks at certificates meanwhile, so nothing of the old ones can come after the new.
+        let keeper = self.keeper().await;
+        let prepared = tokio::task::block_in_place(|| self.prepare(source, keeper.as_ref()));
+        let taken = prepared.is_ok();
+        match prepared {
+            Ok(prepared) => self.take(prepared, keeper, source).await,
+            Err(mistakes) => {
+                for error in mistakes {
+                    tracing::error!(error, "configuration refused, the old one stays");
+                }
+                self.keep(keeper);
+            }
+        }
+        self.ctx.metrics.forget_backends();
+        self.ctx.metrics.configuration_reloaded(taken, tls::unix(SystemTime::now()));
+    }
+
+    /// What keeps the certificates fresh, at rest; `None` if it has panicked.
+    async fn keeper(&mut self) -> Option<Keeper> {
+        let Certificates { stop, task } = self.certificates.take()?;
+        stop.cancel();
+        task.await.ok()
+    }
+
+    fn keep(&mut self, keeper: Option<Keeper>) {
+        let (around, background) = (&self.around, &self.background);
+        let keep = |keeper| Certificates::keep(keeper, around, background, &self.stop_background);
+        self.certificates = keeper.map(keep);
+    }
+
+    /// # Errors
+    /// A line for each mistake.
+    fn prepare(&self, source: &Source, keeper: Option<&Keeper>) -> Result<Prepared, Vec<String>> {
+        let settings = config::load(&source.file).map_err(|error| lines(&error))?;
+        let (limits, warning) = fit_descriptors(&settings);
+        let now = SystemTime::now();
+        let kept = keeper.filter(|_| same_certificates(&self.settings.tls, &settings.tls));
+        let store = match kept {
+            Some(_) => None,
+            None => {
+                let mut store = Store::new(&settings.tls);
+                let news = store.load(now).map_err(|error| each(&error))?;
+                Some((store, news))
+            }
+        };
+        let names = match (&store, kept) {
+            (Some((store, _)), _) => Some(store.names()),
+            (None, Some(_)) if same_handshakes(&self.settings.tls, &settings.tls) => None,
+            (None, kept) => kept.map(|keeper| keeper.store.names()),
+        };
+        let before = keeper.map(|keeper| &keeper.configured);
+        let configured = names.map(|names| Configured::new(&settings.tls, names, before, now));
+        let configured = configured.transpose().map_err(|error| each(&error))?;
+        let sockets = self.listeners.bind(&settings).map_err(|error| vec![error.to_string()])?;
+        let changes = diff::changes(&self.settings, &settings);
+        Ok(Prepared { settings, limits, warning, changes, store, configured, sockets })
+    }
+
+    async fn take(&mut self, prepared: Prepared, keeper: Option<Keeper>, source: &Source) {
+        let Prepared { settings, limits, warning, changes, store, configured, sockets } = prepared;
+        let old = Arc::clone(&self.ctx);
+        let backends = Backends::new(&settings, &old.metrics, Some(&old.backends));
+        if backends.known().is_none() {
+            let _ = timeout(ASKED, learn::first(backends.servers())).await;
+        }
+        let serving = configured.as_ref().map_or(&old.tls, |(_, serving, _)| serving);
+        old.metrics.can_negotiate(&conn::tls::combinations(&serving.config.load()));
+        let ctx = Arc::new(old.next(Arc::clone(serving), backends, limits, settings.timeouts));
+        self.listeners.serve(&settings, sockets, &ctx).await;
+        ctx.backends.replace(&old.backends, &old.metrics);
+        self.around.readiness.set_backends(ctx.backends.states());
+        self.ctx = ctx;
+        self.learn(Some(&old.backends));
+
+        let acme_stays = self.settings.tls.acme == settings.tls.acme;
+        let before = std::mem::replace(&mut self.settings, settings);
+        self.tell(&changes, before.log, source);
+        if warning != self.warning {
+            warning.iter().for_each(|warning| tracing::warn!("{warning}"));
+            self.warning = warning;
+        }
+        if !acme_stays {
+            self.order_anew().await;
+        }
+        let keeper = self.renew(keeper, store, configured);
+        self.keep(keeper);
+    }
+
+    /// Says what has changed; the line is there if either level would show it.
+    fn tell(&self, changes: &[String], before: Log, source: &Source) {
+        let log = self.settings.log;
+        source.log.set(&Log { level: log.level.max(before.level), ..log });
+        if changes.is_empty() {
+            tracing::info!("configuration reloaded, nothing changed");
+        } else {
+            tracing::info!(changed = changes.join("; "), "configuration reloaded");
+        }
+        source.log.set(&log);
+    }
+
+    /// What keeps the certificates fresh from now on.
+    fn renew(
+        &self,
+        keeper: Option<Keeper>,
+        store: Option<(Store, tls::News)>,
+        configured: Option<(Configured, Arc<Serving>, Fresh)>,
+    ) -> Option<Keeper> {
+        let Some((configured, serving, fresh)) = configured else {
+            return keeper.map(Keeper::asked);
+        };
+        let certificates::Around { metrics, readiness, .. } = &self.around;
+        certificates::announce_parts(&fresh, metrics);
+        if let Some((store, news)) = store {
+            certificates::announce(&news, Occasion::Told, &store, metrics, readiness);
+            return Some(Keeper::new(store, configured, serving));
+        }
+        keeper.map(|keeper| Keeper::new(keeper.store, configured, serving).asked())
+    }
+
+    async fn order_anew(&mut self) {
+        if let Some(Task { stop, task }) = self.acme.take() {
+            stop.cancel();
+            let _ = task.await;
+            self.answers.withdraw_all();
+            self.around.metrics.acme_next_order(0);
+        }
+        self.order();
+    }
+}
+
+/// Whether the same certificates are wanted.
+fn same_certificates(old: &Tls, new: &Tls) -> bool {
+    let Tls { certificates, self_signed, acme, unknown_name, .. } = old;
+    *certificates == new.certificates
+        && *self_signed == new.self_signed
+        && *acme == new.acme
+        && *unknown_name == new.unknown_name
+}
+
+/// Whether the same is wanted of handshakes, whatever certificate they show.
+fn same_handshakes(old: &Tls, new: &Tls) -> bool {
+    // One by one, so that a new key is not forgotten.
+    let Tls {
+        certificates: _,
+        self_signed: _,
+        acme: _,
+        unknown_name: _,
+        min_version,
+        cipher_suites,
+        groups,
+        tickets,
+        client_auth,
+    } = old;
+    *min_version == new.min_version
+        && *cipher_suites == new.cipher_suites
+        && groups.iter().map(|group| group.name()).eq(new.groups.iter().map(|group| group.name()))
+        && *tickets == new.tickets
+        && *client_auth == new.client_auth
+}
+
+/// Every mistake with its place, without a picture of its line.
+fn lines(error: &config::Error) -> Vec<String> {
+    let config::Error::Invalid(invalid) = error else { return vec![error.to_string()] };
+    let file = invalid.file.display();
+    let mistakes = invalid.mistakes.iter().map(|mistake| format!("{file}:{mistake}"));
+    let more = (invalid.dropped > 0).then(|| format!("{file}: and {} more", invalid.dropped));
+    mistakes.chain(more).collect()
+}
+
+/// One line for each certificate.
+fn each(error: &tls::Error) -> Vec<String> {
+    match error {
+        tls::Error::Unusable(each) => each.clone(),
+        error => vec![tls::chain(error)],
+    }
+}
