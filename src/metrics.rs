@@ -5,6 +5,7 @@
 //! series that can exist is there as 0 from the start, but for those of certificates and lists that are not there. What the data path touches is resolved once and is then one atomic addition.
 
 use std::collections::{BTreeMap, BTreeSet};
+use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -15,6 +16,7 @@ use prometheus::{
 use strum::VariantArray as _;
 
 use crate::backend::dial;
+use crate::config::settings::ServerState;
 use crate::conn::close::Reason;
 use crate::conn::failure::Failure;
 use crate::conn::tls::Handshake;
@@ -45,6 +47,10 @@ pub enum LoginResult {
     Unavailable,
     Aborted,
 }
+
+/// What the configuration can want of a server: the label `state`.
+const STATES: [(ServerState, &str); 3] =
+    [(ServerState::Active, "active"), (ServerState::Drain, "drain"), (ServerState::Down, "down")];
 
 const SECONDS_OF_TLS: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 10.0];
@@ -81,6 +87,8 @@ pub struct Metrics {
     pub client_to_backend: IntCounter,
     pub backend_to_client: IntCounter,
     logins: IntCounterVec,
+    pub hold_waiting: IntGauge,
+    holds: Vec<IntCounter>,
     backends: Families,
     /// Servers whose series are there.
     shown: Mutex<BTreeMap<String, Weak<BackendMetrics>>>,
@@ -89,6 +97,10 @@ pub struct Metrics {
 /// Of all backend servers.
 struct Families {
     up: IntGaugeVec,
+    state: IntGaugeVec,
+    addresses: IntGaugeVec,
+    sessions: IntGaugeVec,
+    ejections: IntCounterVec,
     connect: HistogramVec,
     connect_failures: IntCounterVec,
     login: HistogramVec,
@@ -101,11 +113,64 @@ pub struct BackendMetrics {
     connect_failures: Vec<IntCounter>,
     pub login_duration: Histogram,
     commands: Vec<Histogram>,
+    sessions: IntGauge,
+    /// The same number: that of the registry can't be added to and read at once.
+    open: AtomicUsize,
+    /// Times that an address that worked was taken out.
+    pub ejections: IntCounter,
+}
+
+/// What a backend server is now; there is none of one that is not configured.
+pub struct BackendGauges {
+    up: IntGauge,
+    up_addresses: IntGauge,
+    down_addresses: IntGauge,
+}
+
+impl BackendGauges {
+    pub fn set(&self, up: bool, up_addresses: usize, down_addresses: usize) {
+        self.up.set(up.into());
+        self.up_addresses.set(i64::try_from(up_addresses).unwrap_or(i64::MAX));
+        self.down_addresses.set(i64::try_from(down_addresses).unwrap_or(i64::MAX));
+    }
+}
+
+/// How a client's wait for a server ended: the label `result`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum HoldResult {
+    /// A server came up.
+    Served,
+    /// None did within `backend.hold`.
+    Unavailable,
+    /// The client left, or the proxy drained.
+    Ended,
 }
 
 impl BackendMetrics {
     pub fn connect_failed(&self, reason: dial::Failure) {
         self.connect_failures[reason as usize].inc();
+    }
+
+    /// Counts one more session, if there are less than `max`.
+    pub fn enter(&self, max: Option<usize>) -> bool {
+        let admitted = self.open.fetch_add(1, Ordering::Relaxed) < max.unwrap_or(usize::MAX);
+        if admitted {
+            self.sessions.inc();
+        } else {
+            self.open.fetch_sub(1, Ordering::Relaxed);
+        }
+        admitted
+    }
+
+    /// One that had entered has gone.
+    pub fn leave(&self) {
+        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.sessions.dec();
+    }
+
+    pub fn open_sessions(&self) -> usize {
+        self.open.load(Ordering::Relaxed)
     }
 
     /// The time from a command's last byte to its tagged result.
@@ -176,6 +241,43 @@ impl Metrics {
             &["backend"],
         )?;
         r.register(Box::new(up.clone()))?;
+        let gauges = |name: &str, help: &str, labels: &[&str]| {
+            let gauges = IntGaugeVec::new(named(name, help), labels)?;
+            r.register(Box::new(gauges.clone()))?;
+            Ok::<_, prometheus::Error>(gauges)
+        };
+        let state = gauges(
+            "backend_state",
+            "What the configuration wants of the backend server: 1 for one of active, drain and down",
+            &["backend", "state"],
+        )?;
+        let addresses = gauges(
+            "backend_addresses",
+            "Addresses of the backend server, by whether they answered last time",
+            &["backend", "state"],
+        )?;
+        let on_backend = gauges(
+            "backend_sessions",
+            "Sessions at the backend server, those included that log in now",
+            &["backend"],
+        )?;
+        let ejections = counters(
+            r,
+            "backend_ejections_total",
+            "Times that an address that worked was taken out of use",
+            &["backend"],
+        )?;
+        let hold_waiting = IntGauge::with_opts(named(
+            "hold_waiting",
+            "Clients that wait for a backend server to come up",
+        ))?;
+        r.register(Box::new(hold_waiting.clone()))?;
+        let holds = counters(
+            r,
+            "holds_total",
+            "Clients that waited for a backend server, by what came of it",
+            &["result"],
+        )?;
         let connect = histograms(
             r,
             "backend_connect_duration_seconds",
@@ -318,7 +420,22 @@ impl Metrics {
             client_to_backend: bytes.with_label_values(&["client_to_backend"]),
             backend_to_client: bytes.with_label_values(&["backend_to_client"]),
             logins,
-            backends: Families { up, connect, connect_failures, login, command },
+            backends: Families {
+                up,
+                state,
+                addresses,
+                sessions: on_backend,
+                ejections,
+                connect,
+                connect_failures,
+                login,
+                command,
+            },
+            hold_waiting,
+            holds: HoldResult::VARIANTS
+                .iter()
+                .map(|h| holds.with_label_values(&[<&str>::from(*h)]))
+                .collect(),
             shown: Mutex::default(),
             registry,
         })
@@ -352,12 +469,14 @@ impl Metrics {
         self.logins.with_label_values(&[<&str>::from(result), <&str>::from(mechanism)]).inc();
     }
 
+    pub fn held(&self, result: HoldResult) {
+        self.holds[result as usize].inc();
+    }
+
     /// Every (version, cipher, group) that the TLS configuration can negotiate.
-    pub fn can_negotiate(&self, handshakes: &[(&str, &str, &str)]) {
-        for (version, cipher, group) in handshakes {
-            for resumed in ["false", "true"] {
-                self.handshakes.with_label_values(&[*version, *cipher, *group, resumed]);
-            }
+    pub fn can_negotiate(&self, handshakes: &[[&str; 4]]) {
+        for labels in handshakes {
+            self.handshakes.with_label_values(labels);
         }
     }
 
@@ -370,14 +489,34 @@ impl Metrics {
         let _ = self.connections.remove_label_values(&[name]);
     }
 
-    /// Whether the server of this name answers.
-    pub fn backend_up(&self, name: &str) -> IntGauge {
-        self.backends.up.with_label_values(&[name])
+    /// How the server of this name is.
+    pub fn backend_gauges(&self, name: &str) -> BackendGauges {
+        let Families { up, addresses, .. } = &self.backends;
+        BackendGauges {
+            up: up.with_label_values(&[name]),
+            up_addresses: addresses.with_label_values(&[name, "up"]),
+            down_addresses: addresses.with_label_values(&[name, "down"]),
+        }
+    }
+
+    /// What the configuration wants of it.
+    pub fn backend_state(&self, name: &str, state: ServerState) {
+        for (one, word) in STATES {
+            let gauge = self.backends.state.with_label_values(&[name, word]);
+            gauge.set((one == state).into());
+        }
     }
 
     /// A server that is no longer configured is not down.
     pub fn backend_gone(&self, name: &str) {
-        let _ = self.backends.up.remove_label_values(&[name]);
+        let Families { up, state, addresses, .. } = &self.backends;
+        let _ = up.remove_label_values(&[name]);
+        for (_, word) in STATES {
+            let _ = state.remove_label_values(&[name, word]);
+        }
+        for one in ["up", "down"] {
+            let _ = addresses.remove_label_values(&[name, one]);
+        }
     }
 
     /// What is counted of the server of this name, by all who ask together.
@@ -496,6 +635,9 @@ impl Families {
                 .map(|labels| self.connect_failures.with_label_values(&labels))
                 .collect(),
             login_duration: self.login.with_label_values(&[name]),
+            sessions: self.sessions.with_label_values(&[name]),
+            open: AtomicUsize::new(0),
+            ejections: self.ejections.with_label_values(&[name]),
             commands: commands.map(|labels| self.command.with_label_values(&labels)).collect(),
         }
     }
@@ -503,6 +645,8 @@ impl Families {
     fn remove(&self, name: &str) {
         let _ = self.connect.remove_label_values(&[name]);
         let _ = self.login.remove_label_values(&[name]);
+        let _ = self.sessions.remove_label_values(&[name]);
+        let _ = self.ejections.remove_label_values(&[name]);
         for reason in dial::Failure::VARIANTS {
             let _ = self.connect_failures.remove_label_values(&[name, <&str>::from(reason)]);
         }

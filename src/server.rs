@@ -122,7 +122,7 @@ impl Running {
         let (configured, serving, fresh) =
             tls::Configured::new(&settings.tls, store.names(), None, now)?;
         let (sessions, background) = (TaskTracker::new(), TaskTracker::new());
-        let (readiness, answers) = (Arc::<Readiness>::default(), Arc::default());
+        let (readiness, answers) = (Arc::<Readiness>::default(), Arc::<acme::Answers>::default());
         let mut listeners = Listeners::new(listeners::Around {
             sessions: sessions.clone(),
             readiness: Arc::clone(&readiness),
@@ -137,9 +137,17 @@ impl Running {
         certificates::announce_parts(&fresh, &metrics);
         warning.iter().for_each(|warning| tracing::warn!("{warning}"));
         let backends = Backends::new(&settings, &metrics, None);
+        backends.replace(None, &metrics);
         readiness.set_backends(backends.states());
         let keeper = Keeper::new(store, configured, Arc::clone(&serving));
-        let ctx = Context::new(serving, backends, limits, settings.timeouts, Arc::clone(&metrics));
+        let ctx = Context::new(
+            serving,
+            backends,
+            limits,
+            settings.timeouts,
+            Arc::clone(&metrics),
+            Arc::clone(&answers),
+        );
         let ctx = Arc::new(ctx);
         listeners.serve(&settings, sockets, &ctx).await;
         let around = certificates::Around { metrics, readiness, issued: Arc::new(Notify::new()) };
@@ -162,12 +170,11 @@ impl Running {
         Ok(running)
     }
 
-    /// Keeps the servers known that `before` does not have.
+    /// Keeps the servers known that `before` does not have and that are in use.
     fn learn(&self, before: Option<&Backends>) {
-        for server in self.ctx.backends.without(before) {
+        for server in self.ctx.backends.without(before).filter(|one| !one.is_out_of_use()) {
             let (server, retired) = (Arc::clone(server), server.retired.clone());
-            let keep = async move { learn::keep(&server).await };
-            let keep = retired.run_until_cancelled_owned(keep);
+            let keep = retired.run_until_cancelled_owned(learn::keep(server));
             self.background.spawn(self.stop_background.clone().run_until_cancelled_owned(keep));
         }
     }

@@ -1,5 +1,4 @@
-//! Certificates from a CA by ACME: Pebble, the CA that Let's Encrypt tests clients with, whose faults stay switched
-//! on (one request in twenty has its nonce refused, half of the authorizations are reused).
+//! Certificates from a CA by ACME, in front of Pebble with its faults.
 
 mod support;
 
@@ -7,119 +6,19 @@ use std::collections::BTreeSet;
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::PermissionsExt;
-use std::path::{Path, PathBuf};
 use std::process::Command;
 use std::time::Duration;
 
-use imaps_proxy::config::settings::{Acme, Challenge};
-use imaps_proxy::tls::acme::Storage;
 use support::{
-    Authority, Certificates, FakeBackend, PATIENCE, Process, Proxy, Starting, days, free_port,
-    program, run, within,
+    Authority, FakeBackend, HMAC_KEY, PATIENCE, Pebble, Process, Proxy, Starting, connects, days,
+    free_port, program, run, within,
 };
-use tempfile::TempDir;
 
 /// An order has up to three pauses of seconds in it.
 const ORDER: Duration = Duration::from_secs(60);
 const OK: &str = "imaps_proxy_tls_acme_orders_total{result=\"ok\"}";
 const FAILED: &str = "imaps_proxy_tls_acme_orders_total{result=\"failed\"}";
 const NEXT: &str = "imaps_proxy_tls_acme_next_order_timestamp_seconds";
-
-/// A CA of its own for one test, and the DNS that it asks: every name leads to 127.0.0.1.
-struct Pebble {
-    folder: TempDir,
-    port: u16,
-    /// Where it asks for HTTP-01.
-    http: u16,
-    dns: Process,
-    control: u16,
-    running: Option<Process>,
-    external_account: bool,
-}
-
-impl Pebble {
-    fn start() -> Self {
-        let mut pebble = Self::stopped(false);
-        pebble.run();
-        pebble
-    }
-
-    fn stopped(external_account: bool) -> Self {
-        let (dns, control) = (free_port(), free_port());
-        let mut command = Command::new(program("pebble-challtestsrv", "pebble"));
-        command.args(["-http01", "", "-https01", "", "-tlsalpn01", "", "-defaultIPv6", ""]);
-        command.args(["-dns01", &format!("127.0.0.1:{dns}")]);
-        command.args(["-management", &format!("127.0.0.1:{control}")]);
-        let process = Process::start(command);
-        within(PATIENCE, "the DNS of the CA listens", || connects(control));
-        let (folder, port, http) = (tempfile::tempdir().unwrap(), free_port(), free_port());
-        Certificates::make(folder.path());
-        let config = serde_json::json!({ "pebble": {
-            "listenAddress": format!("127.0.0.1:{port}"),
-            "managementListenAddress": "",
-            "certificate": folder.path().join("cert.pem"),
-            "privateKey": folder.path().join("key.pem"),
-            "httpPort": http,
-            "tlsPort": free_port(),
-            "externalAccountBindingRequired": external_account,
-            "externalAccountMACKeys": { "kid-1": HMAC_KEY },
-        }});
-        fs::write(folder.path().join("pebble.json"), config.to_string()).unwrap();
-        fs::write(folder.path().join("dns"), dns.to_string()).unwrap();
-        Self { folder, port, http, dns: process, control, running: None, external_account }
-    }
-
-    fn run(&mut self) {
-        let path = self.folder.path();
-        let mut command = Command::new(program("pebble", "pebble"));
-        command.arg("-config").arg(path.join("pebble.json"));
-        let dns = fs::read_to_string(path.join("dns")).unwrap();
-        command.args(["-strict=false", "-dnsserver", &format!("127.0.0.1:{dns}")]);
-        command.env("PEBBLE_VA_SLEEPTIME", "2");
-        self.running = Some(Process::start(command));
-        within(PATIENCE, "the CA listens", || connects(self.port));
-    }
-
-    /// The section `tls`, with `more` lines in `acme`.
-    fn section(&self, names: &str, storage: &Path, more: &str) -> String {
-        let external = match self.external_account {
-            false => String::new(),
-            true => format!(
-                "external_account: {{ id: kid-1, key_file: '{}' }}, ",
-                self.folder.path().join("hmac").display()
-            ),
-        };
-        format!(
-            "tls: {{ acme: {{ directory: 'https://localhost:{}/dir', ca: '{}', terms_agreed: true, \
-             contact: ['mailto:postmaster@example.org'], names: [{names}], storage: '{}', \
-             http_address: '127.0.0.1:{}', {external}{more} }} }}",
-            self.port,
-            self.folder.path().join("ca.pem").display(),
-            storage.display(),
-            self.http,
-        )
-    }
-
-    fn storage_of(&self, storage: &Path) -> PathBuf {
-        let acme = Acme {
-            directory: format!("https://localhost:{}/dir", self.port),
-            contact: Vec::new(),
-            names: Vec::new(),
-            challenge: Challenge::Http01 { address: (Ipv4Addr::LOCALHOST, self.http).into() },
-            storage: storage.to_owned(),
-            ca: None,
-            profile: None,
-            external_account: None,
-        };
-        Storage::new(&acme).certificate().parent().unwrap().to_owned()
-    }
-}
-
-const HMAC_KEY: &str = "zWNDZM6eQGHWpSRTPal5eIUYFTu7EajVIoguysqZ9wG44nMEtx3MUAsUDkMTQ12W";
-
-fn connects(port: u16) -> bool {
-    TcpStream::connect((Ipv4Addr::LOCALHOST, port)).is_ok()
-}
 
 fn starting<'a>(backend: &'a FakeBackend, section: &str) -> Starting<'a> {
     Proxy::starting(backend).without_certificates().config(section)
@@ -201,6 +100,33 @@ fn http_01_brings_a_certificate_that_serves_at_once_and_after_a_restart() {
     within(PATIENCE, "the next order is planned", || proxy.metric(NEXT) > 1.8e9);
     assert!(proxy.metric(OK) < 0.5 && proxy.metric(FAILED) < 0.5);
     assert_eq!(fs::read_to_string(kept.join("certificate.pem")).unwrap(), before);
+}
+
+#[test]
+fn a_reload_begins_orders_and_ends_them() {
+    let pebble = Pebble::start();
+    let backend = FakeBackend::plain();
+    let storage = tempfile::tempdir().unwrap();
+    let own = tempfile::tempdir().unwrap();
+    let made = own.path().display();
+    let section = format!("tls: {{ self_signed: {{ names: [mail.example.org], dir: '{made}' }} }}");
+    let proxy = starting(&backend, &section).start();
+    let before = fs::read_to_string(proxy.config_file()).unwrap();
+    assert!(!connects(pebble.http));
+    let lines = proxy.reload(&pebble.section("mail.example.org", storage.path(), ""));
+    assert!(lines[0].contains("tls.acme none -> mail.example.org from https://"), "{lines:?}");
+    wait_for_order(&proxy);
+    wait_for_issuer(&proxy, "mail.example.org", "Pebble");
+    // What has nothing to do with it lets it be.
+    proxy.reload("limits: { connections: 100 }");
+    within(PATIENCE, "the next order is planned", || proxy.metric(NEXT) > 1.8e9);
+    assert!(connects(pebble.http) && proxy.metric(OK) < 1.5);
+    fs::write(proxy.config_file(), before).unwrap();
+    proxy.hang_up();
+    wait_for_issuer(&proxy, "mail.example.org", "imaps-proxy CA");
+    within(PATIENCE, "nothing is ordered any more", || proxy.metric(NEXT) < 0.5);
+    assert!(!connects(pebble.http));
+    proxy.stop();
 }
 
 #[test]
@@ -307,6 +233,52 @@ fn dns_01_runs_the_hook_and_brings_a_wildcard() {
         |action: &str| said.matches(&format!("{action} _acme-challenge.example.org.")).count();
     assert!(lines("present") >= 2 && lines("cleanup") == lines("present"), "{said}");
     assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, pebble.http)).is_err(), "nobody asks by HTTP");
+}
+
+#[test]
+fn tls_alpn_01_is_answered_on_the_port_for_mail_while_the_ca_asks_and_never_else() {
+    let mut pebble = Pebble::stopped(false);
+    let backend = FakeBackend::plain();
+    let storage = tempfile::tempdir().unwrap();
+    // What mail clients have to bring, and what they get, has nothing to do with it.
+    let (ca, name) = (pebble.folder.path().join("ca.pem"), "mail.example.org");
+    let section = pebble.section(
+        "mail.example.org, imap.example.org",
+        storage.path(),
+        &format!(
+            "challenge: tls-alpn-01 }}, unknown_name: refuse, min_version: '1.3', client_auth: {{ mode: required, ca: '{}'",
+            ca.display()
+        ),
+    );
+    let listen = format!(
+        "listen: [{{ address: '127.0.0.1:0', tls: starttls }}, {{ address: '127.0.0.1:{}' }}]",
+        pebble.tls
+    );
+    let proxy = starting(&backend, &section).config(&listen).start();
+    let ask = || {
+        let mut command = Command::new(program("openssl", "openssl"));
+        command.args(["s_client", "-connect", &proxy.imaps.to_string(), "-alpn", "acme-tls/1"]);
+        run(command.args(["-servername", name]), b"", PATIENCE)
+    };
+    let refused = |ended: &support::Finished| ended.stderr.contains("no application protocol");
+    let before = ask();
+    assert!(refused(&before), "{before:?}");
+    pebble.run();
+    wait_for_order(&proxy);
+    assert!(refused(&ask()));
+    let kept = fs::read_to_string(pebble.storage_of(storage.path()).join("certificate.pem"));
+    assert_eq!(kept.unwrap().matches("PRIVATE KEY").count(), 2);
+    assert!(TcpStream::connect((Ipv4Addr::LOCALHOST, pebble.http)).is_err(), "nobody asks by HTTP");
+
+    // One end for each name, which is neither a handshake that failed nor one of a mail client.
+    let asked = proxy.sessions();
+    let asked: Vec<_> =
+        asked.iter().filter(|line| line.field("reason") == "acme_challenge").collect();
+    let names: BTreeSet<_> = asked.iter().map(|line| line.field("sni")).collect();
+    assert_eq!(names, set(&["imap.example.org", "mail.example.org"]).into_iter().collect());
+    assert_eq!(proxy.sum("imaps_proxy_tls_handshakes_total", &[]), 0.0);
+    let failed = |reason: &str| proxy.sum("imaps_proxy_tls_handshake_failures_total", &[reason]);
+    assert_eq!((failed(""), failed("foreign_alpn")), (2.0, 2.0));
 }
 
 #[test]

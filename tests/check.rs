@@ -306,9 +306,10 @@ fn certificates() {
             ],
         ),
         (
-            with(own, &acme("terms_agreed: true, names: [b.example], challenge: tls-alpn-01")),
+            with(own, &acme("terms_agreed: true, names: [b.example], challenge: tls-alpn-01"))
+                .replacen("address: \"[::]:993\"", "address: \"[::]:993\"\n    tls: starttls", 1),
             &[
-                "4:3: `challenge: tls-alpn-01` is not supported; use http-01, or dns-01 where port 80 can't be had",
+                "5:3: `challenge: tls-alpn-01` needs a listener with `tls: implicit`, to which port 443 is forwarded",
             ],
         ),
         (

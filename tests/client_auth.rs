@@ -237,6 +237,47 @@ fn who_is_let_in_and_why_not() {
     }
 }
 
+/// OpenSSL and Python as the clients: both alerts and their names are theirs.
+#[test]
+fn openssl_and_python_are_let_in_or_told_why_not() {
+    let backend = FakeBackend::plain();
+    let (ours, theirs) = (Ca::new("Ours"), Ca::new("Theirs"));
+    let place = Place::new(&[("ca.pem", &ours.pem), ("crl.pem", &ours.list(&[66], 2099))]);
+    let expired = ours.client("alice", 2, |params| params.not_after = date_time_ymd(2020, 1, 1));
+    let proxy = Proxy::start(&backend, &place.yaml("required", "ca.pem", Some("crl.pem")));
+    let address = proxy.imaps.to_string();
+    let ca = proxy.certificates.ca.display().to_string();
+    for (who, openssl, python) in [
+        (ours.client("alice", 1, |_| {}), "b OK", "OK"),
+        (expired, "alert certificate expired", "SSLV3_ALERT_CERTIFICATE_EXPIRED"),
+        (
+            ours.client("alice", 66, |_| {}),
+            "alert certificate revoked",
+            "SSLV3_ALERT_CERTIFICATE_REVOKED",
+        ),
+        (theirs.client("alice", 4, |_| {}), "alert unknown ca", "TLSV1_ALERT_UNKNOWN_CA"),
+    ] {
+        place.put("who.pem", &who.cert);
+        place.put("who.key", &who.key);
+        let [cert, key] = ["who.pem", "who.key"].map(|name| place.path(name).display().to_string());
+        for (option, version) in [("-tls1_2", "TLSv1_2"), ("-tls1_3", "TLSv1_3")] {
+            let mut command = Command::new(program("openssl", "openssl"));
+            command.args(["s_client", "-connect", &address, "-CAfile", &ca, "-cert", &cert]);
+            command.args(["-key", &key, option, "-ign_eof", "-crlf"]);
+            let told = run(&mut command, b"a LOGIN alice secret\nb LOGOUT\n", PATIENCE);
+            let told = told.stdout + &told.stderr;
+            assert!(told.contains(openssl), "{version}: {told}");
+
+            let mut command = Command::new(program("python3", "python3"));
+            command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/certificate.py"));
+            command.args([version, &ca, &cert, &key, &address]);
+            let told = run(&mut command, b"", PATIENCE).succeeded().stdout;
+            assert_eq!(told.trim(), python, "{version}");
+        }
+    }
+    proxy.stop();
+}
+
 #[test]
 fn the_login_and_the_session_say_whose_certificate_it_was() {
     let backend = FakeBackend::plain();

@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use support::{Dovecot, FakeBackend, PATIENCE, Proxy, TlsOptions, wait_until, within};
 
-const REASONS: [&str; 25] = [
+const REASONS: [&str; 26] = [
     "logout",
     "client_closed",
     "client_vanished",
@@ -18,6 +18,7 @@ const REASONS: [&str; 25] = [
     "not_tls_imap",
     "not_tls_http",
     "not_tls",
+    "acme_challenge",
     "plaintext_after_starttls",
     "login_timeout",
     "too_many_bad_commands",
@@ -36,6 +37,24 @@ const REASONS: [&str; 25] = [
     "too_many_connections",
     "internal",
 ];
+
+#[test]
+fn handshakes_that_cannot_be_have_no_series() {
+    let backend = FakeBackend::plain();
+    let of = |yaml: &str| {
+        let proxy = Proxy::start(&backend, yaml);
+        let mut all: Vec<_> = proxy.series().into_keys().collect();
+        all.retain(|name| name.starts_with("imaps_proxy_tls_handshakes_total"));
+        let count = |labels: &[&str]| {
+            all.iter().filter(|name| labels.iter().all(|label| name.contains(label))).count()
+        };
+        let resumed = "resumed=\"true\"";
+        [count(&["TLSv1.3"]), count(&["TLSv1.2"]), count(&["TLSv1.2", resumed, "\"none\""])]
+    };
+    // Suites times groups, resumed or not. TLS 1.2 has one group less, and none when it resumes.
+    assert_eq!(of(""), [3 * 4 * 2, 6 * 3 + 6, 6]);
+    assert_eq!(of("tls: { min_version: '1.3' }"), [24, 0, 0]);
+}
 
 #[test]
 fn series_that_can_exist_are_zero_from_the_start() {

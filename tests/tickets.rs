@@ -3,9 +3,10 @@
 mod support;
 
 use std::fs;
+use std::io::Write;
 use std::os::unix::fs::PermissionsExt;
 use std::path::{Path, PathBuf};
-use std::process::Command;
+use std::process::{Command, Stdio};
 use std::sync::Arc;
 
 use base64::Engine as _;
@@ -132,15 +133,16 @@ fn client_resumes_at_another_proxy_and_after_a_restart() {
     [other, restarted, stranger].into_iter().for_each(Proxy::stop);
 }
 
-/// OpenSSL and Python as the clients, at two proxies.
+/// OpenSSL and Python as the clients, at two proxies, of which one starts again.
 #[test]
-fn sessions_of_openssl_and_python_are_resumed_elsewhere() {
+fn sessions_of_openssl_and_python_are_resumed_elsewhere_and_after_a_restart() {
     let backend = FakeBackend::plain();
     let place = Place::new();
     place.key("key");
-    let [one, other] = [(); 2].map(|()| place.proxy(&backend, &["key"]));
+    let start = || place.proxy(&backend, &["key"]);
+    let (mut one, other) = (start(), start());
     let ca = place.certificates.ca.display().to_string();
-    for (version, python) in [("-tls1_2", "TLSv1_2"), ("-tls1_3", "TLSv1_3")] {
+    for (version, python, visits) in [("-tls1_2", "TLSv1_2", 2.0), ("-tls1_3", "TLSv1_3", 4.0)] {
         let session = place.path("session").display().to_string();
         let s_client = |proxy: &Proxy<'_>, option: &str| {
             let mut command = Command::new(program("openssl", "openssl"));
@@ -153,16 +155,26 @@ fn sessions_of_openssl_and_python_are_resumed_elsewhere() {
         assert!(first.contains("ticket lifetime hint: 43200 (seconds)"), "{first}");
         let tickets = first.matches("Post-Handshake New Session Ticket arrived").count();
         assert_eq!(tickets, if version == "-tls1_3" { 2 } else { 0 }, "{first}");
-        let second = s_client(&other, "-sess_in");
-        assert!(second.contains("Reused, TLSv1") && second.contains("b OK"), "{second}");
+        let is_resumed =
+            |told: &str| assert!(told.contains("Reused, TLSv1") && told.contains("b OK"), "{told}");
+        is_resumed(&s_client(&other, "-sess_in"));
 
         let mut command = Command::new(program("python3", "python3"));
         command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/resume.py"));
-        command.args([python, &ca, &one.imaps.to_string(), &other.imaps.to_string()]);
-        let told = run(&mut command, b"", PATIENCE).succeeded().stdout;
-        let lines = ["has_ticket True hint 43200", "reused False"];
-        let lines = [&lines[..], &[lines[0], "reused True"]].concat();
-        assert_eq!(told.lines().collect::<Vec<_>>(), lines);
+        command.args([python, &ca, &one.imaps.to_string(), &other.imaps.to_string(), "-"]);
+        let mut waiting = command.stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+        wait_until("Python was at both", || {
+            let logins = other.sum("imaps_proxy_logins_total", &["result=\"ok\""]);
+            (logins - visits).abs() < 0.1
+        });
+        one.stop();
+        one = start();
+        is_resumed(&s_client(&one, "-sess_in"));
+        writeln!(waiting.stdin.take().unwrap(), "{}", one.imaps).unwrap();
+        let told = waiting.wait_with_output().unwrap(); // it has deadlines of its own
+        let (ticket, resumed) = ("has_ticket True hint 43200", "reused True");
+        let lines = [ticket, "reused False", ticket, resumed, ticket, resumed];
+        assert_eq!(String::from_utf8(told.stdout).unwrap().lines().collect::<Vec<_>>(), lines);
     }
     [one, other].into_iter().for_each(Proxy::stop);
 }

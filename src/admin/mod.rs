@@ -50,7 +50,7 @@ impl Readiness {
         self.certificate_not_after.store(unix, Ordering::Relaxed);
     }
 
-    /// These are asked from now on; they change by themselves.
+    /// These, which take sessions, are asked from now on; they change by themselves.
     pub fn set_backends(&self, backends: Vec<BackendState>) {
         self.backends.store(Arc::new(backends));
     }
@@ -81,7 +81,10 @@ impl Readiness {
         let backends = self.backends.load();
         if !backends.iter().any(|(_, up)| up.load(Ordering::Relaxed)) {
             let names: Vec<&str> = backends.iter().map(|(name, _)| &**name).collect();
-            reasons.push(format!("no backend is up: {}", names.join(", ")));
+            reasons.push(match names[..] {
+                [] => "no backend is active: all are drained or down by configuration".to_owned(),
+                _ => format!("no backend is up: {}", names.join(", ")),
+            });
         }
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }

@@ -1,21 +1,21 @@
-//! From a server to a connection that has greeted us.
+//! From an address to a connection that has greeted us.
 //!
 //! Connected (`connect`), the server is told who calls as far as it wants to know (`identity`), TLS begins where it
 //! is spoken, and the greeting is read. Only `* OK` is a greeting: a server that greets PREAUTH would log
 //! everybody in as somebody else, one that says BYE is down, and anything else is no IMAP server.
-//! None of them gets a password. The next address is tried if one does not get that far.
+//! None of them gets a password.
 
 use std::io;
-use std::net::SocketAddr;
 use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
-use super::connect::{Attempts, Resolver};
+use super::connect::connect;
 use super::identity::Caller;
-use crate::config::settings::{self, ServerAddress};
+use super::resolve::Address;
+use crate::config::settings;
 use crate::conn::socket;
 use crate::proto::imap::response::{self, Kind, Response};
 
@@ -24,7 +24,7 @@ const MAX_GREETING: usize = 8 * 1024;
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Timeouts {
-    /// Name look-up and connection, all addresses together.
+    /// For the connection.
     pub connect: Duration,
     /// From the connection to the whole greeting.
     pub greeting: Duration,
@@ -60,7 +60,7 @@ pub enum Error {
     #[error("{host} does not resolve: {why}")]
     Resolve { host: String, why: String },
     #[error("can't connect to {address}: {}", socket::why(source))]
-    Connect { address: SocketAddr, source: io::Error },
+    Connect { address: Address, source: io::Error },
     #[error("no connection within {0:?}")]
     Timeout(Duration),
     #[error("no greeting within {0:?}")]
@@ -95,28 +95,18 @@ impl Error {
     }
 }
 
-/// Resolves, connects, reads the greeting. `caller`: whose session it is for, if it is for one.
+/// Connects and reads the greeting. `caller`: whose session it is for, if it is for one.
 pub async fn dial(
-    resolver: &Resolver,
+    address: &Address,
     server: &settings::Server,
     timeouts: &Timeouts,
     caller: Option<&Caller<'_>>,
 ) -> Result<Link, Error> {
-    let ServerAddress::Host(address) = &server.address else {
-        let why = "that kind of address is not supported".to_owned();
-        return Err(Error::Resolve { host: server.address.to_string(), why });
-    };
-    let _ = caller;
-    let mut attempts = Attempts::start(resolver, address, timeouts.connect).await?;
-    loop {
-        let stream = attempts.next().await?;
-        socket::prepare(&stream);
-        attempts.last = match timeout(timeouts.greeting, greeting(stream)).await {
-            Ok(Ok(link)) => return Ok(link),
-            Ok(Err(error)) => error,
-            Err(_) => return Err(Error::GreetingTimeout(timeouts.greeting)),
-        };
-    }
+    let _ = (server, caller);
+    let stream = connect(address, timeouts.connect).await?;
+    socket::prepare(&stream);
+    let greeted = timeout(timeouts.greeting, greeting(stream)).await;
+    greeted.unwrap_or(Err(Error::GreetingTimeout(timeouts.greeting)))
 }
 
 async fn greeting(mut stream: TcpStream) -> Result<Link, Error> {

@@ -1,28 +1,31 @@
-//! Asks each server, as a client would, how it greets and what it can do.
+//! Keeps each server known: looks its name up, and asks each address, as a client would, how it greets and what it can do.
 //!
-//! At start, every [`AGAIN`] and as soon as a login found a server down: connect, greeting, CAPABILITY, LOGOUT. What
-//! it says is repaired once and then greets every client, so that scanners and silent clients cost the
-//! backend nothing. A server that can't be asked is asked again after [`FIRST_WAIT`], then
-//! after twice as long, up to [`MAX_WAIT`].
+//! Addresses are looked up when what DNS said is over, and as soon as one was lost. Each is asked at start and then when
+//! [`health`](super::health) says so: connect, greeting, CAPABILITY, LOGOUT, every `health.interval`, give or take a tenth, so that
+//! the looks at many servers do not come in step. What it says is repaired once and then greets every client, so that
+//! scanners and silent clients cost the backend nothing.
 
+use std::collections::HashMap;
+use std::hash::{BuildHasher as _, RandomState};
 use std::io;
+use std::pin::pin;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::task::JoinSet;
-use tokio::time::{sleep, timeout};
+use tokio::task::{AbortHandle, JoinSet};
+use tokio::time::{sleep, sleep_until, timeout};
 
-use super::dial::{self, Link};
-use super::{Known, Said, Server};
+use super::dial::{self, Failure, Link};
+use super::resolve::Address;
+use super::server::{Endpoint, Server};
+use super::{Known, News, Said};
 use crate::proto::imap::capability;
 use crate::proto::imap::response::{self, Kind, Response};
 
-/// How often a server that is up is asked.
-const AGAIN: Duration = Duration::from_secs(30);
-/// The first pause before a server that can't be asked is asked again.
+/// The first pause before a name that gives no address is looked up again; the shortest between two look-ups.
 const FIRST_WAIT: Duration = Duration::from_millis(250);
-/// Longest pause between two attempts at one that is not.
+/// The longest pause.
 const MAX_WAIT: Duration = Duration::from_secs(8);
 /// Bytes that a server may answer.
 const MAX_ANSWER: usize = 64 * 1024;
@@ -39,90 +42,147 @@ enum Error {
     Io(#[from] io::Error),
 }
 
-/// Keeps what is known of one server fresh, for ever. One that is up was just asked.
-pub async fn keep(server: &Server) {
+impl Error {
+    fn failure(&self) -> Failure {
+        match self {
+            Self::Dial(error) => error.failure(),
+            Self::Timeout(_) => Failure::GreetingTimeout,
+            Self::NoCapabilities(_) => Failure::NotImap,
+            Self::Io(_) => Failure::Closed,
+        }
+    }
+}
+
+/// Keeps what is known of one server fresh, for ever.
+pub async fn keep(server: Arc<Server>) {
+    let mut watches = Watches::default();
     let mut wait = FIRST_WAIT;
-    let mut last_error = String::new();
-    if server.is_up() {
-        rest(server).await;
+    loop {
+        let limit = server.goes_by.timeouts.connect;
+        let answer = timeout(limit, server.resolver.resolve(&server.goes_by.server.address)).await;
+        let until = match answer.unwrap_or_else(|_| Err(format!("no answer within {limit:?}"))) {
+            Ok(resolved) => {
+                server.adopt(&resolved.targets);
+                wait = FIRST_WAIT;
+                resolved.until
+            }
+            Err(why) => {
+                server.on_unresolved(&why, wait == FIRST_WAIT);
+                let until = tokio::time::Instant::now() + wait;
+                wait = MAX_WAIT.min(wait * 2);
+                Some(until)
+            }
+        };
+        watches.keep(&server);
+        let over = async {
+            match until {
+                Some(until) => sleep_until(until).await,
+                None => std::future::pending().await,
+            }
+        };
+        tokio::select! {
+            () = over => {}
+            () = server.lost.notified() => sleep(FIRST_WAIT).await,
+        }
+    }
+}
+
+/// What watches the addresses of one server; ends with it.
+#[derive(Default)]
+struct Watches {
+    tasks: JoinSet<()>,
+    by_address: HashMap<Address, (Arc<Endpoint>, AbortHandle)>,
+}
+
+impl Watches {
+    /// One for each address that it has now.
+    fn keep(&mut self, server: &Arc<Server>) {
+        let places = server.places();
+        while self.tasks.try_join_next().is_some() {}
+        self.by_address.retain(|_, (watched, task)| {
+            let stays = places.iter().any(|place| Arc::ptr_eq(&place.endpoint, watched));
+            if !stays {
+                task.abort();
+            }
+            stays && !task.is_finished()
+        });
+        for place in places.iter() {
+            let Self { tasks, by_address } = self;
+            by_address.entry(place.endpoint.address.clone()).or_insert_with(|| {
+                let endpoint = Arc::clone(&place.endpoint);
+                let task = tasks.spawn(watch(Arc::clone(server), Arc::clone(&endpoint)));
+                (endpoint, task)
+            });
+        }
+    }
+}
+
+/// Returns when one of `servers` is up or all are known to be down. Who [keeps](keep) them then goes on.
+pub async fn first(servers: &[Arc<Server>], news: &News) {
+    let mut keepers = JoinSet::new();
+    for server in servers.iter().filter(|server| !server.is_out_of_use()) {
+        keepers.spawn(keep(Arc::clone(server)));
     }
     loop {
-        match look(server, &last_error).await {
-            Ok(()) => {
-                (wait, last_error) = (FIRST_WAIT, String::new());
-                rest(server).await;
-            }
-            Err(error) => {
-                server.set_up(false);
-                let error = error.to_string();
-                if error != last_error {
-                    tracing::warn!(backend = &*server.name, error, "backend is down");
-                    last_error = error;
-                }
-                sleep(wait).await;
-                wait = MAX_WAIT.min(wait * 2);
-            }
-        }
-    }
-}
-
-/// Returns when one of `servers` has answered or none will; the others are asked no further. Who [keeps](keep) them asks
-/// again.
-pub async fn first(servers: &[Arc<Server>]) {
-    let mut asked = JoinSet::new();
-    for server in servers {
-        let server = Arc::clone(server);
-        asked.spawn(async move { look(&server, "").await.is_ok() });
-    }
-    while let Some(answered) = asked.join_next().await {
-        if answered.unwrap_or(false) {
+        let next = news.next();
+        let mut wanted = servers.iter().filter(|server| !server.is_out_of_use());
+        if servers.iter().any(|server| server.is_up()) || wanted.all(|server| server.is_judged()) {
             return;
         }
+        next.await;
     }
 }
 
-async fn rest(server: &Server) {
-    tokio::select! {
-        () = sleep(AGAIN) => {}
-        () = server.lost.notified() => {}
+/// Looks at one address whenever it is time to.
+async fn watch(server: Arc<Server>, endpoint: Arc<Endpoint>) {
+    loop {
+        let next = endpoint.health().next_look();
+        if next <= Instant::now() {
+            look(&server, &endpoint).await;
+        } else {
+            tokio::select! {
+                () = sleep_until(next.into()) => {}
+                () = endpoint.stirred.notified() => {}
+            }
+        }
     }
 }
 
 /// Asks once, and takes what comes.
-async fn look(server: &Server, last_error: &str) -> Result<(), Error> {
-    let known = Known::new(Arc::new(ask(server).await?), &server.repair);
-    announce(server, &known, last_error);
-    server.known.store(Some(Arc::new(known)));
-    server.set_up(true);
-    Ok(())
-}
-
-/// Says what changed, and how to cure what keeps people out.
-fn announce(server: &Server, known: &Known, last_error: &str) {
-    let before = server.known.load();
-    let capabilities = String::from_utf8_lossy(&known.told.capabilities);
-    if before.as_ref().is_none_or(|before| before.told.capabilities != known.told.capabilities) {
-        tracing::info!(backend = &*server.name, capabilities = &*capabilities, "backend is up");
-        if known.login_disabled {
-            tracing::warn!(
-                backend = &*server.name,
-                "backend advertises LOGINDISABLED: it refuses passwords on a connection that it takes for unencrypted. \
-                 Tell it that this one is safe, e.g. Dovecot: login_trusted_networks = <address of the proxy>; \
-                 Cyrus: allowplaintext: yes; hiding the word from clients does not make logins work"
-            );
+async fn look(server: &Server, endpoint: &Endpoint) {
+    let mut asked = pin!(ask(server, endpoint));
+    let patience = endpoint.health().patience();
+    let asked = match timeout(patience, asked.as_mut()).await {
+        Ok(asked) => asked,
+        Err(_) => {
+            endpoint.health().on_hanging();
+            asked.await
         }
-    } else if !last_error.is_empty() {
-        tracing::info!(backend = &*server.name, "backend is up again");
+    };
+    match asked {
+        Ok((said, took)) => {
+            let known = Known::new(Arc::new(said), &server.repair);
+            server.on_good(endpoint, known, took, jittered(server.goes_by.health.interval));
+        }
+        Err(error) => server.on_bad_look(endpoint, error.failure(), &error),
     }
 }
 
-async fn ask(server: &Server) -> Result<Said, Error> {
-    let link = server.dial(None).await?;
-    let limit = server.goes_by.timeouts.greeting;
+/// Nine to eleven tenths.
+fn jittered(interval: Duration) -> Duration {
+    let random = RandomState::new().hash_one(Instant::now());
+    interval.mul_f64(0.9 + 0.2 * (random >> 32) as f64 / f64::from(u32::MAX))
+}
+
+/// And how long it took to greet.
+async fn ask(server: &Server, endpoint: &Endpoint) -> Result<(Said, Duration), Error> {
+    let start = Instant::now();
+    let link = server.dial(endpoint, None).await?;
+    let (limit, took) = (server.goes_by.timeouts.greeting, start.elapsed());
     let (greeting, capabilities) =
         timeout(limit, capabilities(link)).await.map_err(|_| Error::Timeout(limit))??;
     let text = text_of(&greeting).iter().copied().filter(|byte| !byte.is_ascii_control()).collect();
-    Ok(Said { text, capabilities })
+    Ok((Said { text, capabilities }, took))
 }
 
 /// The greeting's words for people.

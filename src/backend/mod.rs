@@ -1,7 +1,10 @@
-//! The backend servers: their names, what is known of them, which one to try first. Nothing per connection.
+//! The backend servers: which there are, what is wanted of each, which one to try first. Nothing per connection.
 //!
-//! A server is *up* when it answered [`learn`] and no login has found it down since. Names are looked up
-//! by our own resolver, so that no thread waits for DNS.
+//! `resolve` finds the addresses of a server, `learn` looks at each of them and keeps doing so, `health` says by what rules one
+//! is up, `balance` in which order they are tried; `dial` connects. Names are looked up by our own resolver, so that no thread
+//! waits for DNS, and never on the way of a session.
+
+pub mod resolve;
 
 pub mod connect;
 
@@ -13,54 +16,71 @@ pub mod cures;
 
 pub mod dial;
 
+pub mod health;
+
+pub mod server;
+
+pub mod balance;
+
 pub mod learn;
 
-use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::net::IpAddr;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant};
 
-use arc_swap::ArcSwapOption;
-use prometheus::IntGauge;
 use tokio::sync::Notify;
-use tokio_util::sync::CancellationToken;
+use tokio::sync::futures::Notified;
 
 use crate::admin::BackendState;
-use crate::config::settings::{self, Capabilities};
-use crate::metrics::{BackendMetrics, Metrics};
+use crate::config::settings::{self, Balance, ServerState};
+use crate::metrics::Metrics;
 use crate::proto::imap::capability::{self, Repair};
 use crate::proto::imap::login::Dialect;
-use identity::Caller;
+use balance::{Candidate, Tier, Turns};
+use health::Standing;
+use server::{Endpoint, GoesBy, Server};
+
+/// How often it is said that clients are turned away.
+const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// All servers of one configuration, in its order.
 pub struct Backends {
+    members: Vec<Member>,
     servers: Vec<Arc<Server>>,
+    balance: Balance,
+    slow_start: Duration,
+    turns: Mutex<Turns>,
+    said_full: Mutex<Option<Instant>>,
     pub repair: Arc<Repair>,
-    resolver: Arc<connect::Resolver>,
+    resolver: Arc<resolve::Resolver>,
+    pub news: Arc<News>,
+    /// How long a client may wait for a server to come up.
+    pub hold: Duration,
 }
 
-/// One server. A reload that changes nothing of what it goes by keeps it; else another takes its place, which begins with what this
-/// one knew.
-pub struct Server {
-    goes_by: GoesBy,
-    /// The address as configured: the label and log field `backend`.
-    pub name: Arc<str>,
-    repair: Arc<Repair>,
-    resolver: Arc<connect::Resolver>,
-    up: Arc<AtomicBool>,
-    known: ArcSwapOption<Known>,
-    /// Wakes [`learn::keep`] when a login found the server down.
-    lost: Notify,
-    up_metric: IntGauge,
-    pub metrics: Arc<BackendMetrics>,
-    /// No longer of the configuration that is in force: whatever runs for it ends, and it says no more how it is.
-    pub retired: CancellationToken,
+/// A server and what the configuration wants of it.
+struct Member {
+    server: Arc<Server>,
+    weight: f64,
+    state: ServerState,
+    max_sessions: Option<usize>,
 }
 
-/// All that the configuration says of a server.
-#[derive(Clone, Eq, PartialEq)]
-struct GoesBy {
-    server: settings::Server,
-    capabilities: Capabilities,
-    timeouts: dial::Timeouts,
+/// One address that a session may use.
+#[derive(Clone)]
+pub struct Choice {
+    pub server: Arc<Server>,
+    pub endpoint: Arc<Endpoint>,
+    pub tier: Tier,
+    pub max_sessions: Option<usize>,
+}
+
+/// Wakes those who wait for a server.
+#[derive(Default)]
+pub struct News {
+    came: Notify,
+    waiting: AtomicUsize,
 }
 
 /// What a server said of itself.
@@ -91,27 +111,57 @@ pub struct Told {
 }
 
 impl Backends {
-    /// Servers of `before` that are wanted as they are stay the same.
+    /// Servers of `before` that are spoken to as before stay the same.
     pub fn new(settings: &settings::Settings, metrics: &Metrics, before: Option<&Self>) -> Self {
-        let edits = &settings.backend.capabilities;
-        let repair = Arc::new(Repair::new(&edits.hide, &edits.add));
+        let settings::Backend { servers, balance, hold, health, capabilities, connect_timeout } =
+            &settings.backend;
+        let repair = Arc::new(Repair::new(&capabilities.hide, &capabilities.add));
         let resolver = before.map_or_else(Arc::default, |before| Arc::clone(&before.resolver));
+        let news = before.map_or_else(Arc::default, |before| Arc::clone(&before.news));
         let timeouts = dial::Timeouts {
-            connect: settings.backend.connect_timeout,
+            connect: *connect_timeout,
             greeting: settings.timeouts.backend_greeting,
         };
         let mut free: Vec<&Arc<Server>> = before.iter().flat_map(|b| &b.servers).collect();
-        let servers = settings.backend.servers.iter().map(|server| {
-            let goes_by = GoesBy { server: server.clone(), capabilities: edits.clone(), timeouts };
+        let server = |server: &settings::Server| {
+            let state = match server.state {
+                ServerState::Down => ServerState::Down,
+                ServerState::Active | ServerState::Drain => ServerState::Active,
+            };
+            let goes_by = GoesBy {
+                server: settings::Server { weight: 1, max_sessions: None, state, ..server.clone() },
+                capabilities: capabilities.clone(),
+                timeouts,
+                health: *health,
+            };
             if let Some(at) = free.iter().position(|before| before.goes_by == goes_by) {
                 return Arc::clone(free.swap_remove(at));
             }
             let like = |before: &&Arc<Server>| before.goes_by.server.address == server.address;
             let known = before.and_then(|before| before.servers.iter().find(like));
-            Arc::new(Server::new(goes_by, &repair, &resolver, metrics, known))
+            let name = server.address.to_string();
+            let series = (metrics.backend(&name), metrics.backend_gauges(&name));
+            Arc::new(Server::new(goes_by, &repair, &resolver, &news, series, known))
+        };
+        let servers_now: Vec<Arc<Server>> = servers.iter().map(server).collect();
+        let members = servers.iter().zip(&servers_now).map(|(settings, server)| Member {
+            server: Arc::clone(server),
+            weight: settings.weight as f64,
+            state: settings.state,
+            max_sessions: settings.max_sessions,
         });
-        let servers = servers.collect();
-        Self { servers, repair, resolver }
+        Self {
+            members: members.collect(),
+            servers: servers_now,
+            balance: *balance,
+            slow_start: health.slow_start,
+            turns: Mutex::default(),
+            said_full: Mutex::default(),
+            repair,
+            resolver,
+            news,
+            hold: *hold,
+        }
     }
 
     pub fn servers(&self) -> &[Arc<Server>] {
@@ -128,95 +178,129 @@ impl Backends {
     }
 
     /// Takes the place of `before`: servers that are not wanted any more, or otherwise, are retired.
-    pub fn replace(&self, before: &Self, metrics: &Metrics) {
-        for retired in before.without(Some(self)) {
+    pub fn replace(&self, before: Option<&Self>, metrics: &Metrics) {
+        for retired in before.iter().flat_map(|before| before.without(Some(self))) {
             retired.retired.cancel();
             if self.servers.iter().all(|server| server.name != retired.name) {
                 metrics.backend_gone(&retired.name);
             }
         }
-        self.servers.iter().for_each(|server| server.up_metric.set(server.is_up().into()));
+        for Member { server, state, .. } in &self.members {
+            server.show();
+            metrics.backend_state(&server.name, *state);
+        }
+        self.news.tell();
     }
 
-    /// For the readiness probe.
+    /// For the readiness probe: those that take sessions.
     pub fn states(&self) -> Vec<BackendState> {
-        self.servers.iter().map(|one| (Arc::clone(&one.name), Arc::clone(&one.up))).collect()
+        let takes = self.members.iter().filter(|one| one.state == ServerState::Active);
+        takes.map(|one| (Arc::clone(&one.server.name), one.server.up())).collect()
     }
 
-    /// What clients are greeted with: by the first server that is up, else by the first that was ever seen.
+    /// What clients are greeted with: by the first server in use that is up, else by one that was ever seen.
     pub fn known(&self) -> Option<Arc<Known>> {
-        self.in_order().find_map(|server| server.known.load_full())
+        let mut members: Vec<&Member> = self.members.iter().collect();
+        members.sort_by_key(|one| (one.state != ServerState::Active, !one.server.is_up()));
+        members.into_iter().find_map(|one| one.server.known.load_full())
     }
 
-    /// Those that are up first, each group in the configuration's order.
-    pub fn in_order(&self) -> impl Iterator<Item = &Server> {
-        let mut servers: Vec<(bool, &Server)> =
-            self.servers.iter().map(|s| (!s.is_up(), &**s)).collect();
-        servers.sort_by_key(|(down, _)| *down);
-        servers.into_iter().map(|(_, server)| server)
+    /// The addresses that a session of this client may use, best first; and whether there were others that have all the
+    /// sessions that they may have.
+    pub fn choose(&self, client: IpAddr) -> (Vec<Choice>, bool) {
+        let (now, mut full) = (Instant::now(), false);
+        let (mut choices, mut candidates) = (Vec::new(), Vec::new());
+        for (at, member) in self.members.iter().enumerate() {
+            let Member { server, weight, state, max_sessions } = member;
+            if *state != ServerState::Active {
+                continue;
+            }
+            if max_sessions.is_some_and(|max| server.metrics.open_sessions() >= max) {
+                full = true;
+                continue;
+            }
+            for place in server.places().iter() {
+                let endpoint = &place.endpoint;
+                let health = endpoint.health();
+                let tier = match health.standing() {
+                    Standing::Up if !place.leaving => Tier::Good,
+                    Standing::Up | Standing::Doubted => Tier::Doubtful,
+                    Standing::Unseen => Tier::Unseen,
+                    Standing::Down => Tier::Down,
+                };
+                candidates.push(Candidate {
+                    id: endpoint.load.id,
+                    server: at,
+                    server_key: server.key,
+                    key: endpoint.key,
+                    tier,
+                    priority: place.priority,
+                    server_weight: *weight,
+                    weight: place.weight,
+                    sessions: endpoint.sessions(),
+                    ramp: health.ramp(self.slow_start, now),
+                });
+                drop(health);
+                let (server, endpoint) = (Arc::clone(server), Arc::clone(endpoint));
+                choices.push(Some(Choice { server, endpoint, tier, max_sessions: *max_sessions }));
+            }
+        }
+        if candidates.iter().all(|one| one.tier > Tier::Doubtful) {
+            self.want(&choices, now);
+        }
+        let mut turns = self.turns.lock().unwrap_or_else(PoisonError::into_inner);
+        let order = turns.order(self.balance, &candidates, client);
+        drop(turns);
+        (order.into_iter().filter_map(|at| choices[at].take()).collect(), full)
+    }
+
+    /// Somebody was turned away because of `max_sessions`; a line a minute tells.
+    pub fn say_full(&self) {
+        let (now, mut said) =
+            (Instant::now(), self.said_full.lock().unwrap_or_else(PoisonError::into_inner));
+        if said.is_none_or(|said| now.saturating_duration_since(said) >= SAY_AGAIN) {
+            *said = Some(now);
+            tracing::warn!(
+                "every backend that works has its max_sessions: clients are turned away"
+            );
+        }
+    }
+
+    /// None of them works: they are asked again, and so is DNS.
+    fn want(&self, choices: &[Option<Choice>], now: Instant) {
+        for Choice { endpoint, .. } in choices.iter().flatten() {
+            endpoint.health().on_wanted(now);
+            endpoint.stirred.notify_one();
+        }
+        self.servers.iter().for_each(|server| server.lost.notify_one());
     }
 }
 
-impl Server {
-    fn new(
-        goes_by: GoesBy,
-        repair: &Arc<Repair>,
-        resolver: &Arc<connect::Resolver>,
-        metrics: &Metrics,
-        before: Option<&Arc<Self>>,
-    ) -> Self {
-        let name: Arc<str> = goes_by.server.address.to_string().into();
-        let known = before.and_then(|before| before.known.load_full());
-        let known = known.map(|known| Arc::new(Known::new(Arc::clone(&known.said), repair)));
-        Self {
-            up: Arc::new(before.is_some_and(|before| before.is_up()).into()),
-            known: ArcSwapOption::new(known),
-            lost: Notify::new(),
-            up_metric: metrics.backend_up(&name),
-            metrics: metrics.backend(&name),
-            retired: CancellationToken::new(),
-            repair: Arc::clone(repair),
-            resolver: Arc::clone(resolver),
-            goes_by,
-            name,
+impl News {
+    /// Something may work now that did not.
+    pub fn tell(&self) {
+        self.came.notify_waiters();
+    }
+
+    /// A seat that is free is news only for those who found none.
+    fn tell_if_waited_for(&self) {
+        if self.waiting.load(Ordering::SeqCst) > 0 {
+            self.tell();
         }
     }
 
-    /// Connects, for `caller` or for a look of our own, and reads the greeting. A server that can't be used is down until
-    /// [`learn`] has seen it again.
-    pub async fn dial(&self, caller: Option<&Caller<'_>>) -> Result<dial::Link, dial::Error> {
-        let start = std::time::Instant::now();
-        let GoesBy { server, timeouts, .. } = &self.goes_by;
-        let result = dial::dial(&self.resolver, server, timeouts, caller).await;
-        match &result {
-            Ok(_) => self.metrics.connect_duration.observe(start.elapsed().as_secs_f64()),
-            Err(error) => {
-                let failure = error.failure();
-                self.metrics.connect_failed(failure);
-                // Our own lack of descriptors says nothing about the server.
-                if failure != dial::Failure::OutOfDescriptors {
-                    self.set_up(false);
-                }
-            }
-        }
-        result
-    }
-
-    fn set_up(&self, up: bool) {
-        if self.up.swap(up, Ordering::Relaxed) && !up {
-            self.lost.notify_one();
-        }
-        if !self.retired.is_cancelled() {
-            self.up_metric.set(up.into());
+    /// Somebody begins to wait, or ends.
+    pub fn waits(&self, begins: bool) {
+        if begins {
+            self.waiting.fetch_add(1, Ordering::SeqCst);
+        } else {
+            self.waiting.fetch_sub(1, Ordering::SeqCst);
         }
     }
 
-    pub fn is_up(&self) -> bool {
-        self.up.load(Ordering::Relaxed)
-    }
-
-    pub fn dialect(&self) -> Dialect {
-        self.known.load().as_ref().map(|known| known.dialect).unwrap_or_default()
+    /// Resolves with the first news after this call, whenever it is first polled.
+    pub fn next(&self) -> Notified<'_> {
+        self.came.notified()
     }
 }
 

@@ -74,8 +74,9 @@ Environment:
 Signals:
   SIGTERM, SIGINT     stop: no new sessions, those that run are told BYE within timeouts.drain;
                       the second one ends it at once
-  SIGHUP              read certificates, ticket keys, client CAs and revocation lists again, and
-                      take a certificate that is worse than the one before";
+  SIGHUP              read the configuration again, as a whole or not at all, then certificates,
+                      ticket keys, client CAs and revocation lists; take a certificate that is
+                      worse than the one before. Sessions that run keep what they began with";
 
 /// The whole command line.
 #[derive(Debug, Parser)]

@@ -7,12 +7,13 @@
 use std::fmt::Display;
 use std::path::PathBuf;
 
+use super::amounts::duration_text;
 use super::settings::{
     Acme, Backend, Capabilities, CertificateSource, Challenge, ClientAuth, ExternalAccount, Health,
     Identity, Limits, Listen, ListenTls, Log, Metrics, SelfSigned, Server, ServerState, ServerTls,
     Settings, Tickets, Timeouts, Tls, Trust,
 };
-use super::values::{Word as _, duration_text};
+use super::values::Word as _;
 
 /// Every key that differs.
 pub fn changes(old: &Settings, new: &Settings) -> Vec<String> {
@@ -115,6 +116,7 @@ fn acme_keys(out: &mut Vec<String>, old: &Acme, new: &Acme) {
     list(out, "tls.acme.names", names, &new.names, String::clone);
     let how = |challenge: &Challenge| match challenge {
         Challenge::Http01 { address } => format!("http-01 at {address}"),
+        Challenge::TlsAlpn01 => "tls-alpn-01".to_owned(),
         Challenge::Dns01 { hook } => format!("dns-01 by {}", hook.display()),
     };
     value(out, "tls.acme.challenge", how(challenge), how(&new.challenge));
@@ -277,6 +279,16 @@ mod tests {
                 "limits.connections 9000 -> 500",
                 "timeouts.idle 35m -> 45m",
                 "log.level info -> warn",
+            ]
+        );
+        let server = "'old:143', weight: 3, state: drain, tls: {mode: implicit, verify: insecure}";
+        let listen = "'127.0.0.1:993', tls: starttls";
+        let more = old.replace("'old:143'", server).replace("'127.0.0.1:993'", listen);
+        assert_eq!(
+            changes(&parse(old), &parse(&more)),
+            [
+                "listen -127.0.0.1:993 +127.0.0.1:993 (starttls)",
+                "backend.servers -old:143 +old:143 (weight 3, drain, tls implicit to old, trusting anybody)",
             ]
         );
         let turned =

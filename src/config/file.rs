@@ -7,15 +7,14 @@
 
 use super::acme::{ChallengeKind, Contact, DirectoryUrl, Flag, Token};
 use super::addresses::{CertificateName, ListenAddress, Network};
+use super::amounts::{Count, Idle, Size, Span};
 use super::backend::{BackendTls, Fingerprint, IdentityKind, Verify};
 use super::read::{At, Several, Tried, section};
 use super::settings::{
     Balance, CertificateSource, ListenTls, LogFormat, MinVersion, ProxyTlvs, ServerAddress,
     ServerState, TlsMode, UnknownName,
 };
-use super::values::{
-    Capability, ClientAuthMode, Count, FilePath, Group, Idle, Level, OnOff, Size, Span, Suite,
-};
+use super::values::{Capability, ClientAuthMode, FilePath, Group, Level, OnOff, Suite};
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
@@ -153,8 +152,8 @@ section! {
         pub contact: Vec<Contact>,
         /// DNS names, all in one certificate. One with `*` as its first label needs dns-01.
         pub names: Several<At<CertificateName>>,
-        /// How the CA is shown that the names are ours: http-01 or dns-01 (tls-alpn-01 is refused: it is
-        /// not spoken here).
+        /// How the CA is shown that the names are ours: http-01, dns-01, or tls-alpn-01, for which the CA
+        /// asks on port 443 of every name: forward that port to any listener with implicit TLS.
         pub challenge: ChallengeKind = "http-01",
         /// For http-01: where its requests arrive. The CA asks on port 80 of every name; forward that
         /// port, or just the path /.well-known/acme-challenge/, to another address if you like.

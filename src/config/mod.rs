@@ -4,7 +4,7 @@
 //! every mistake with its line, its column and what would be right. [`load`] is the way in, [`parse`] that for a text.
 //!
 //! The way of a file: `yaml` (text to tree), `env` (variables into scalars), `read` with `file`,
-//! `values`, `addresses` and `acme` (tree to sections), `rules` (what concerns several values; sections to
+//! `values`, `amounts`, `addresses` and `acme` (tree to sections), `rules` (what concerns several values; sections to
 //! settings).
 //! Nothing gives up at a mistake; `mistakes` collects them and prints them.
 //! Limits: a file of [`MAX_LEN`] bytes; aliases are refused, so the tree is no larger than the file.
@@ -19,6 +19,8 @@ mod file;
 mod rules;
 
 mod values;
+
+mod amounts;
 
 mod addresses;
 
@@ -41,11 +43,11 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+pub use amounts::duration_text;
 pub use env::Lookup;
 pub use mistakes::{Invalid, Mark, Mistake};
 pub use schema::schema;
 pub use settings::Settings;
-pub use values::duration_text;
 
 use mistakes::Mistakes;
 use read::Read as _;

@@ -11,7 +11,7 @@ use super::backend;
 use super::file::{self, File};
 use super::mistakes::{Mark, Mistakes};
 use super::read::{At, Tried};
-use super::settings::{self, Settings};
+use super::settings::{self, ListenTls, Settings};
 use super::values::{ClientAuthMode, OnOff};
 use crate::tls::policy;
 
@@ -22,6 +22,7 @@ pub fn apply(file: &File, mistakes: &mut Mistakes) -> Option<Settings> {
         file.backend.0.as_ref().map_or(&[], |backend| &backend.servers.0);
     addresses(listen, file.metrics.as_ref(), acme_section(&file.tls), mistakes);
     backend::loops(listen, servers, mistakes);
+    answered(listen, &file.tls, mistakes);
     let tls = file.tls.0.as_ref().map(|at| tls(at, mistakes));
     let backend = file.backend.0.as_ref().map(|section| backend::apply(section, mistakes));
     if !mistakes.is_empty() {
@@ -156,11 +157,7 @@ fn acme_settings(
                 .add(mark, "`challenge: dns-01` needs `dns_hook`, a program that sets TXT records");
             None
         }
-        (ChallengeKind::TlsAlpn01, _) => {
-            let what = "`challenge: tls-alpn-01` is not supported; use http-01, or dns-01 where port 80 can't be had";
-            mistakes.add(mark, what);
-            None
-        }
+        (ChallengeKind::TlsAlpn01, _) => Some(settings::Challenge::TlsAlpn01),
     };
     let external = section.external_account.as_ref().map(|at| settings::ExternalAccount {
         id: at.id.0.clone(),
@@ -255,6 +252,19 @@ fn addresses(
         } else {
             taken.push((address, mark));
         }
+    }
+}
+
+/// What a CA asks in TLS is answered where TLS begins at once.
+fn answered(listen: &[file::Listen], tls: &Tried<At<file::Tls>>, mistakes: &mut Mistakes) {
+    let asked = acme_section(tls).is_some_and(|acme| acme.challenge == ChallengeKind::TlsAlpn01);
+    let in_vain = !listen.is_empty() && listen.iter().all(|at| at.tls == ListenTls::StartTls);
+    if asked
+        && in_vain
+        && let Some(At { mark, .. }) = &tls.0
+    {
+        let what = "`challenge: tls-alpn-01` needs a listener with `tls: implicit`, to which port 443 is forwarded";
+        mistakes.add(*mark, what);
     }
 }
 

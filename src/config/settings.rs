@@ -162,6 +162,8 @@ pub struct Acme {
 pub enum Challenge {
     /// By a listener that answers HTTP.
     Http01 { address: SocketAddr },
+    /// By a certificate that the listeners with implicit TLS show.
+    TlsAlpn01,
     /// By a program that publishes TXT records.
     Dns01 { hook: PathBuf },
 }

@@ -2,9 +2,12 @@
 //!
 //! In: a whole login. Out: the connection to the backend, behind its OK, or nothing: the client was told why and
 //! may try again. Servers are dialled in order until one greets; from the first byte of the login on it is that
-//! one or none (a password never goes to two servers), and each attempt is a connection of its own.
+//! one or none (a password never goes to two servers), and each attempt is a connection of its own. One that lets itself be
+//! waited for longer than usual is left for another that works. While none greets the client waits, `backend.hold` at most.
 //! Deadlines: `timeouts.backend_login` for the exchange, within `timeouts.login` for everything.
 
+use std::collections::VecDeque;
+use std::pin::pin;
 use std::sync::Arc;
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -14,18 +17,21 @@ use zeroize::{Zeroize as _, Zeroizing};
 use super::Context;
 use super::close::{Reason, Session};
 use super::dialogue::Dialogue;
-use crate::backend::Server;
+use super::hold::Hold;
+use crate::backend::Choice;
+use crate::backend::balance::Tier;
 use crate::backend::dial::Link;
 use crate::backend::identity::Caller;
+use crate::backend::server::Seat;
 use crate::log::printable;
-use crate::metrics::{BackendMetrics, LoginResult, Phase};
+use crate::metrics::{HoldResult, LoginResult, Phase};
 use crate::proto::imap::dialogue::Login;
 use crate::proto::imap::login::{self, Exchange, Outcome, Step};
 
-/// Somebody is logged in: the connection behind the backend's OK, and the server's series.
+/// Somebody is logged in: the connection behind the backend's OK, and the place that it takes there.
 pub struct LoggedIn {
     pub link: Link,
-    pub metrics: Arc<BackendMetrics>,
+    pub seat: Seat,
 }
 
 /// `None`: refused, and the client knows.
@@ -52,11 +58,8 @@ pub async fn log_in(
         Ok(Outcome::Unavailable(_)) => LoginResult::Unavailable,
         Ok(Outcome::Aborted) | Err(_) => LoginResult::Aborted,
     };
-    let server = attempt
-        .as_ref()
-        .ok()
-        .and_then(|attempt| attempt.dialled.as_ref())
-        .map(|(server, _)| *server);
+    let dialled = attempt.as_ref().ok().and_then(|attempt| attempt.dialled.as_ref());
+    let server = dialled.map(|dialled| &dialled.choice.server);
     if let Some(server) = server {
         server.metrics.login_duration.observe(seconds);
     }
@@ -70,11 +73,11 @@ pub async fn log_in(
         seconds,
     );
     match attempt? {
-        Attempt { outcome: Outcome::LoggedIn, dialled: Some((server, link)) } => {
-            session.backend = Some(Arc::clone(&server.name));
+        Attempt { outcome: Outcome::LoggedIn, dialled: Some(Dialled { choice, seat, link }) } => {
+            session.backend = Some(Arc::clone(&choice.server.name));
             session.user = user.map(Into::into);
             session.phase(Phase::Active);
-            Ok(Some(LoggedIn { link, metrics: Arc::clone(&server.metrics) }))
+            Ok(Some(LoggedIn { link, seat }))
         }
         Attempt { outcome, .. } => {
             dialogue.refused(outcome == Outcome::Aborted, ctx).await?;
@@ -83,29 +86,57 @@ pub async fn log_in(
     }
 }
 
-struct Attempt<'a> {
+struct Attempt {
     outcome: Outcome,
-    dialled: Option<(&'a Server, Link)>,
+    dialled: Option<Dialled>,
+}
+
+/// A server that has greeted.
+struct Dialled {
+    choice: Choice,
+    seat: Seat,
+    link: Link,
+}
+
+/// Why there is none.
+enum NoServer {
+    /// None greets.
+    Down,
+    /// Those that would have their `max_sessions`.
+    Full,
 }
 
 /// Dials and plays the exchange to its end; the client has its answer when this returns.
-async fn attempt<'a>(
+async fn attempt(
     dialogue: &mut Dialogue,
     exchange: &mut Exchange<'_>,
     login: &Login,
     caller: &Caller<'_>,
-    ctx: &'a Context,
-) -> Result<Attempt<'a>, Reason> {
-    let Some((server, mut link)) = dial(dialogue, caller, ctx).await? else {
-        let mut out = Vec::new();
-        login::unavailable(&login.tag, &mut out);
-        dialogue.send(&out, ctx).await?;
-        return Ok(Attempt { outcome: Outcome::Unavailable("no server greets"), dialled: None });
+    ctx: &Context,
+) -> Result<Attempt, Reason> {
+    let Dialled { choice, seat, mut link } = match dial(dialogue, caller, ctx).await? {
+        Ok(dialled) => dialled,
+        Err(none) => {
+            let mut out = Vec::new();
+            let why = match none {
+                NoServer::Down => {
+                    login::unavailable(&login.tag, &mut out);
+                    "no server greets"
+                }
+                NoServer::Full => {
+                    login::full(&login.tag, &mut out);
+                    "max_sessions is reached"
+                }
+            };
+            dialogue.send(&out, ctx).await?;
+            return Ok(Attempt { outcome: Outcome::Unavailable(why), dialled: None });
+        }
     };
+    let Choice { server, endpoint, .. } = &choice;
     let deadline = dialogue.deadline.min(Instant::now() + ctx.timeouts.backend_login);
     // Zeroed when done: they hold the password.
     let (mut to_backend, mut to_client) = (Zeroizing::new(Vec::new()), Vec::new());
-    let mut step = exchange.start(server.dialect(), dialogue.id(), &mut to_backend);
+    let mut step = exchange.start(server.dialect(endpoint), dialogue.id(), &mut to_backend);
     // Whether what either side has sent so far was looked at and more is needed.
     let (mut client_read, mut backend_read) = (false, link.input.is_empty());
     let outcome = loop {
@@ -145,30 +176,78 @@ async fn attempt<'a>(
     };
     if let Outcome::Unavailable(why) = outcome {
         tracing::warn!(backend = &*server.name, why, "backend did not decide on a login");
+        server.on_doubt(endpoint);
     }
-    Ok(Attempt { outcome, dialled: Some((server, link)) })
+    Ok(Attempt { outcome, dialled: Some(Dialled { choice, seat, link }) })
 }
 
-/// The first server that greets; `None` if none does.
-async fn dial<'a>(
+/// The first server that greets, waited for if there is none.
+async fn dial(
     dialogue: &mut Dialogue,
     caller: &Caller<'_>,
-    ctx: &'a Context,
-) -> Result<Option<(&'a Server, Link)>, Reason> {
-    for server in ctx.backends.in_order() {
-        match timeout_at(dialogue.deadline, server.dial(Some(caller))).await {
-            Ok(Ok(link)) => return Ok(Some((server, link))),
-            Ok(Err(error)) => {
-                let error = error.to_string();
-                tracing::warn!(backend = &*server.name, error, "backend is down");
+    ctx: &Context,
+) -> Result<Result<Dialled, NoServer>, Reason> {
+    let mut hold = Hold::new(dialogue.deadline, ctx);
+    loop {
+        let news = ctx.backends.news.next();
+        let (choices, mut full) = ctx.backends.choose(caller.client.ip());
+        let dialled = dial_in_order(choices.into(), &mut full, dialogue.deadline, caller).await;
+        if let Some(dialled) = dialled {
+            hold.over(HoldResult::Served);
+            return Ok(Ok(dialled));
+        }
+        if full && !hold.has_begun() && hold.begin().is_some() {
+            continue; // whoever left before this one was seen waiting did not say so
+        }
+        if !dialogue.hold(&mut hold, news, ctx).await? {
+            if full {
+                ctx.backends.say_full();
             }
-            // The client is told that, and then that its time is over.
-            Err(_) => {
-                let error = "too slow for timeouts.login";
-                tracing::warn!(backend = &*server.name, error, "backend is down");
-                return Ok(None);
-            }
+            return Ok(Err(if full { NoServer::Full } else { NoServer::Down }));
         }
     }
-    Ok(None)
+}
+
+/// `full` is set if one had no room for this session.
+async fn dial_in_order(
+    mut choices: VecDeque<Choice>,
+    full: &mut bool,
+    deadline: Instant,
+    caller: &Caller<'_>,
+) -> Option<Dialled> {
+    while let Some(choice) = choices.pop_front() {
+        let Choice { server, endpoint, .. } = &choice;
+        let trial = match choice.tier {
+            Tier::Down => match endpoint.trial() {
+                Some(trial) => trial,
+                None => continue, // somebody else is finding out
+            },
+            _ => None,
+        };
+        let Some(seat) = endpoint.seat(choice.max_sessions) else {
+            *full = true;
+            continue;
+        };
+        let patience = Instant::now() + endpoint.health().patience();
+        let mut dialling = pin!(server.dial(endpoint, Some(caller)));
+        let mut result = timeout_at(deadline.min(patience), dialling.as_mut()).await;
+        if result.is_err() {
+            server.on_doubt(endpoint);
+            if choices.iter().any(|other| other.tier == Tier::Good) {
+                choices.push_back(Choice { tier: Tier::Doubtful, ..choice.clone() });
+                continue;
+            }
+            result = timeout_at(deadline, dialling.as_mut()).await;
+        }
+        match result {
+            Ok(Ok(link)) => {
+                drop(trial);
+                return Some(Dialled { choice: choice.clone(), seat, link });
+            }
+            Ok(Err(error)) => server.on_bad_dial(endpoint, &error),
+            // The client is told that, and then that its time is over.
+            Err(_) => return None,
+        }
+    }
+    None
 }

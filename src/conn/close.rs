@@ -29,6 +29,8 @@ pub enum Reason {
     NotTlsImap,
     NotTlsHttp,
     NotTls,
+    /// A CA asked whether a name leads here (RFC 8737), and was shown.
+    AcmeChallenge,
     /// Something that is not TLS came together with STARTTLS or behind it.
     PlaintextAfterStarttls,
     LoginTimeout,

@@ -5,14 +5,18 @@
 //! Not here: what a client says before STARTTLS ([`super::starttls`]).
 
 use std::net::SocketAddr;
+use std::pin::pin;
 
-use tokio::time::{Instant, timeout_at};
+use tokio::sync::futures::Notified;
+use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Context;
 use super::backend::LoggedIn;
 use super::client::{self, Client, LAST_WORDS, Received};
 use super::close::Reason;
+use super::hold::Hold;
 use super::relay::Pair;
+use crate::metrics::HoldResult;
 use crate::proto::imap::dialogue::{self as proto, End, Login, Next};
 use crate::proto::imap::id;
 use crate::proto::imap::secret::Input;
@@ -35,9 +39,16 @@ pub struct Dialogue {
 /// Greets as the backend does.
 pub async fn greet(client: Client, ctx: &Context) -> Result<Dialogue, Reason> {
     let mut dialogue = resume(client, Instant::now() + ctx.timeouts.login, ctx).await?;
-    let Some(known) = ctx.backends.known() else {
-        return Err(dialogue.close(UNAVAILABLE, Reason::BackendUnavailable, ctx).await);
+    let mut hold = Hold::new(dialogue.deadline, ctx);
+    let known = loop {
+        let news = ctx.backends.news.next();
+        match ctx.backends.known() {
+            Some(known) => break known,
+            None if dialogue.hold(&mut hold, news, ctx).await? => {}
+            None => return Err(dialogue.close(UNAVAILABLE, Reason::BackendUnavailable, ctx).await),
+        }
     };
+    hold.over(HoldResult::Served);
     dialogue.send(&known.told.greeting, ctx).await?;
     Ok(dialogue)
 }
@@ -79,12 +90,12 @@ impl Dialogue {
         }
     }
 
-    /// What the client told of itself.
     /// Where the client connected to.
     pub fn listener(&self) -> SocketAddr {
         self.client.local_address()
     }
 
+    /// What the client told of itself.
     pub fn id(&self) -> &id::Fields {
         self.proto.id()
     }
@@ -115,6 +126,39 @@ impl Dialogue {
             Ok(Ok(Received::End)) => Err(self.close(b"", Reason::ClientClosed, ctx).await),
             Ok(Err(error)) => Err(self.broken(error, ctx).await),
             Err(_) => Err(self.too_slow(ctx).await),
+        }
+    }
+
+    /// Waits for `news` of the servers; false when there is no more time to. What the client sends meanwhile is kept, and
+    /// nothing is read behind it.
+    pub async fn hold(
+        &mut self,
+        hold: &mut Hold<'_>,
+        news: Notified<'_>,
+        ctx: &Context,
+    ) -> Result<bool, Reason> {
+        let Some(until) = hold.begin() else { return Ok(false) };
+        let mut news = pin!(news);
+        loop {
+            let Self { client, input, .. } = self;
+            let listens = input.bytes().is_empty();
+            let received = tokio::select! {
+                biased;
+                () = ctx.drain.token.cancelled() => {
+                    return Err(self.close(RESTARTING, Reason::Drain, ctx).await);
+                }
+                received = client.receive(input.buffer()), if listens => received,
+                () = &mut news => return Ok(true),
+                () = sleep_until(until) => {
+                    hold.over(HoldResult::Unavailable);
+                    return Ok(false);
+                }
+            };
+            match received {
+                Ok(Received::Bytes) => {}
+                Ok(Received::End) => return Err(self.close(b"", Reason::ClientClosed, ctx).await),
+                Err(error) => return Err(self.broken(error, ctx).await),
+            }
         }
     }
 
@@ -157,14 +201,14 @@ impl Dialogue {
 
     /// Hands over to the relay what both sides have already sent.
     pub fn into_pair(mut self, logged_in: LoggedIn) -> Pair {
-        let LoggedIn { link, metrics } = logged_in;
+        let LoggedIn { link, seat } = logged_in;
         self.client.logged_in();
         Pair {
             client: self.client,
             backend: link.stream,
             from_client: self.input,
             from_backend: link.input,
-            metrics,
+            seat,
         }
     }
 }

@@ -19,6 +19,7 @@ use super::close::{Reason, Session, session_id};
 use crate::log::printable;
 use crate::log::sample::Sampler;
 use crate::proto::client_hello::{ClientHello, Foreign, Key, Version};
+use crate::tls::acme;
 use crate::tls::client_auth::Refusal;
 
 /// The label and log field `reason` of a handshake that failed.
@@ -256,6 +257,8 @@ pub struct Offer {
     pub sni: Option<Box<str>>,
     /// Escaped for the log.
     alpn: Option<Box<str>>,
+    /// It speaks [`acme::PROTOCOL`] and nothing else.
+    pub acme: bool,
     ecdsa: bool,
     rsa: bool,
     group: bool,
@@ -271,6 +274,7 @@ impl Offer {
             version: hello.version,
             sni: hello.name.as_ref().map(|name| name.as_ref().to_ascii_lowercase().into()),
             alpn: (!alpn.is_empty()).then(|| printable(&alpn.join(&b' ')).into()),
+            acme: alpn == [acme::PROTOCOL],
             ecdsa: hello.takes(Key::Ecdsa, suite),
             rsa: hello.takes(Key::Rsa, suite),
             group: hello.groups().any(group),
@@ -380,7 +384,8 @@ mod tests {
     use super::*;
 
     fn offer(version: Version, ecdsa: bool, rsa: bool, group: bool) -> Offer {
-        Offer { version, sni: Some("mail.example.org".into()), alpn: None, ecdsa, rsa, group }
+        let sni = Some("mail.example.org".into());
+        Offer { version, sni, alpn: None, acme: false, ecdsa, rsa, group }
     }
 
     #[test]

@@ -17,6 +17,8 @@ pub mod failure;
 
 pub mod client;
 
+pub mod hold;
+
 pub mod dialogue;
 
 pub mod backend;
@@ -38,7 +40,7 @@ use crate::backend::Backends;
 use crate::config::settings::{Limits, ListenTls, Timeouts};
 use crate::metrics::Metrics;
 use crate::proto::imap::line;
-use crate::tls::Serving;
+use crate::tls::{Serving, acme};
 use close::{Reason, Session};
 use relay::Pair;
 
@@ -56,6 +58,8 @@ pub struct Context {
 /// What all connections have in common, whatever configuration they began with.
 struct Shared {
     failures: failure::Sampled,
+    /// For a CA that asks.
+    answers: Arc<acme::Answers>,
     /// Sessions open now.
     open: AtomicUsize,
     sessions: AtomicU64,
@@ -98,12 +102,14 @@ impl Context {
         limits: Limits,
         timeouts: Timeouts,
         metrics: Arc<Metrics>,
+        answers: Arc<acme::Answers>,
     ) -> Self {
         let mut seed = [0; 8];
         // A generator that fails would have failed every handshake; the counter alone still tells sessions apart.
         let _ = tls.config.load().crypto_provider().secure_random.fill(&mut seed);
         let shared = Shared {
             failures: failure::Sampled::default(),
+            answers,
             open: AtomicUsize::new(0),
             sessions: AtomicU64::new(0),
             seed: u64::from_le_bytes(seed),

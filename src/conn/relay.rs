@@ -15,7 +15,6 @@ use std::cell::Cell;
 use std::future::{Future as _, poll_fn};
 use std::io;
 use std::pin::{Pin, pin};
-use std::sync::Arc;
 use std::task::{Context as Cx, Poll, ready};
 use std::time::Duration;
 
@@ -28,7 +27,8 @@ use super::Context;
 use super::client::{self, CHUNK, Client, LAST_WORDS, Received};
 use super::close::{Reason, Session};
 use super::socket::Unsent;
-use crate::metrics::{BackendMetrics, Phase};
+use crate::backend::server::Seat;
+use crate::metrics::Phase;
 use crate::proto::imap::follow::{self, Direction, Follow};
 use crate::proto::imap::secret::Input;
 
@@ -41,7 +41,7 @@ pub struct Pair {
     pub backend: TcpStream,
     pub from_client: Input,
     pub from_backend: Vec<u8>,
-    pub metrics: Arc<BackendMetrics>,
+    pub seat: Seat,
 }
 
 thread_local! {
@@ -92,8 +92,8 @@ pub fn run(
     let ctx = session.context();
     let (mut relay, mut begun) = (None, Ok(()));
     match login {
-        Ok(Pair { client, backend, from_client, from_backend, metrics }) => {
-            let relay = relay.insert(Relay::new(client, backend, metrics));
+        Ok(Pair { client, backend, from_client, from_backend, seat }) => {
+            let relay = relay.insert(Relay::new(client, backend, seat));
             begun = relay.take_over(&from_client, from_backend, &mut session, &ctx);
         }
         Err(reason) => session.ends(reason),
@@ -105,8 +105,8 @@ pub fn run(
             (Some(relay), Ok(())) => relay.until_end(&mut session, &ctx).await,
         };
         session.ends(end.reason);
-        if let Some(Relay { client, backend, .. }) = relay {
-            drop(backend);
+        if let Some(Relay { client, backend, seat, .. }) = relay {
+            drop((backend, seat));
             // On the heap: it is longer than all that a session is while it lives.
             Box::pin(say_farewell(client, &end, ctx.timeouts.write)).await;
         }
@@ -152,7 +152,8 @@ struct Relay {
     backend: TcpStream,
     to_backend: Unsent,
     follow: Follow,
-    metrics: Arc<BackendMetrics>,
+    /// At the backend.
+    seat: Seat,
     /// The client closed its side.
     client_ended: bool,
     /// And the backend was told.
@@ -173,13 +174,13 @@ struct Draining {
 }
 
 impl Relay {
-    fn new(client: Client, backend: TcpStream, metrics: Arc<BackendMetrics>) -> Self {
+    fn new(client: Client, backend: TcpStream, seat: Seat) -> Self {
         Self {
             client,
             backend,
             to_backend: Unsent::default(),
             follow: Follow::new(),
-            metrics,
+            seat,
             client_ended: false,
             backend_shut: false,
             active: Instant::now(),
@@ -405,7 +406,7 @@ impl Relay {
         ctx: &Context,
         now: Instant,
     ) -> Result<(), End> {
-        let metrics = &self.metrics;
+        let metrics = self.seat.metrics();
         let mut completed =
             |verb, took: Duration| metrics.command(verb).observe(took.as_secs_f64());
         if self.follow.backend(plain, &ctx.backends.repair, now.into_std(), &mut completed).is_err()

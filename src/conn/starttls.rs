@@ -7,17 +7,20 @@
 //! Not here: what comes after the answer to STARTTLS ([`super::tls`], where plaintext is refused as well).
 
 use std::io;
+use std::sync::Arc;
 
 use tokio::io::AsyncWriteExt as _;
 use tokio::net::TcpStream;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{Instant, sleep_until, timeout, timeout_at};
 
 use super::Context;
 use super::client::{LAST_WORDS, linger};
 use super::close::{Reason, Session};
 use super::dialogue::{RESTARTING, TOO_SLOW, UNAVAILABLE};
 use super::failure::{Failed, Failure};
-use crate::metrics::Phase;
+use super::hold::Hold;
+use crate::backend::Known;
+use crate::metrics::{HoldResult, Phase};
 use crate::proto::imap::dialogue::{Dialogue, End, Next};
 use crate::proto::imap::secret::Input;
 
@@ -32,9 +35,7 @@ pub async fn wait(
 ) -> Result<(TcpStream, Instant), Reason> {
     session.phase(Phase::Login);
     let deadline = Instant::now() + ctx.timeouts.login;
-    let Some(known) = ctx.backends.known() else {
-        return Err(close(&mut socket, UNAVAILABLE, Reason::BackendUnavailable).await);
-    };
+    let known = known(&mut socket, deadline, ctx).await?;
     send(&mut socket, &known.told_before_tls.greeting, deadline, ctx).await?;
     let (mut dialogue, mut input) = (Dialogue::before_tls(ctx.line_limits()), Input::default());
     loop {
@@ -63,6 +64,46 @@ pub async fn wait(
                 return Err(Reason::Internal);
             }
         }
+    }
+}
+
+/// What to greet with, as soon as there is something. A client that speaks first is only listened to afterwards.
+async fn known(
+    socket: &mut TcpStream,
+    deadline: Instant,
+    ctx: &Context,
+) -> Result<Arc<Known>, Reason> {
+    let mut hold = Hold::new(deadline, ctx);
+    loop {
+        let news = ctx.backends.news.next();
+        if let Some(known) = ctx.backends.known() {
+            hold.over(HoldResult::Served);
+            return Ok(known);
+        }
+        let over = match hold.begin() {
+            None => true,
+            Some(until) => tokio::select! {
+                biased;
+                () = ctx.drain.token.cancelled() => {
+                    return Err(close(socket, RESTARTING, Reason::Drain).await);
+                }
+                () = left(socket) => return Err(Reason::ClientClosed),
+                () = news => false,
+                () = sleep_until(until) => true,
+            },
+        };
+        if over {
+            hold.over(HoldResult::Unavailable);
+            return Err(close(socket, UNAVAILABLE, Reason::BackendUnavailable).await);
+        }
+    }
+}
+
+/// Returns when the client closes without having said anything.
+async fn left(socket: &TcpStream) {
+    match socket.peek(&mut [0]).await {
+        Ok(1..) => std::future::pending().await,
+        Ok(0) | Err(_) => {}
     }
 }
 

@@ -7,6 +7,7 @@
 //! ([`super::failure`]), and bytes after the handshake ([`super::client`]).
 
 use std::cell::Cell;
+use std::sync::Arc;
 use std::time::SystemTime;
 
 use rustls::crypto::CryptoProvider;
@@ -20,7 +21,7 @@ use tokio::net::TcpStream;
 use tokio::time::{Instant, timeout_at};
 
 use super::Context;
-use super::client::{Client, linger};
+use super::client::{Client, LAST_WORDS, linger};
 use super::close::{Reason, Session};
 use super::failure::{Failed, Failure, Offer, PLAINTEXT_BYE};
 use super::socket::Unsent;
@@ -51,8 +52,8 @@ pub struct Handshake {
     pub identity: Option<Box<Identity>>,
 }
 
-/// Every (version, cipher, group) that `config` can negotiate, as [`Handshake`] names them.
-pub fn combinations(config: &ServerConfig) -> Vec<(&'static str, &'static str, &'static str)> {
+/// Every (version, cipher, group, resumed) that `config` can negotiate, as [`Handshake`] names them.
+pub fn combinations(config: &ServerConfig) -> Vec<[&'static str; 4]> {
     let provider = config.crypto_provider();
     let mut all = Vec::new();
     for suite in &provider.cipher_suites {
@@ -62,10 +63,13 @@ pub fn combinations(config: &ServerConfig) -> Vec<(&'static str, &'static str, &
                 || group.usable_for_version(rustls::ProtocolVersion::TLSv1_2);
             usable.then(|| group.name().as_str()).flatten()
         });
-        match suite.tls13() {
-            Some(_) => all.extend(groups.map(|group| ("TLSv1.3", cipher, group))),
+        if suite.tls13().is_some() {
+            let both = |group| ["false", "true"].map(|resumed| ["TLSv1.3", cipher, group, resumed]);
+            all.extend(groups.flat_map(both));
+        } else {
+            all.extend(groups.map(|group| ["TLSv1.2", cipher, group, "false"]));
             // A resumed TLS 1.2 session makes no new key exchange (RFC 5246 §7.3).
-            None => all.extend(groups.chain(["none"]).map(|group| ("TLSv1.2", cipher, group))),
+            all.push(["TLSv1.2", cipher, "none", "true"]);
         }
     }
     all
@@ -83,8 +87,14 @@ pub async fn accept(
     let start = Instant::now();
     let limit = start + ctx.timeouts.handshake;
     let deadline = greeted.map_or(limit, |login| limit.min(login));
-    let mut shaking =
-        Shaking { socket, starttls: greeted.is_some(), silent: true, hello: None, offer: None };
+    let mut shaking = Shaking {
+        socket,
+        starttls: greeted.is_some(),
+        silent: true,
+        hello: None,
+        offer: None,
+        proof: None,
+    };
     let shaken = timeout_at(deadline, shaking.handshake(ctx)).await;
     if let Some(version) = shaking.hello {
         ctx.metrics.client_hello(version);
@@ -93,10 +103,16 @@ pub async fn accept(
         Ok(Ok(shaken)) => {
             let Shaken { tls, input, unsent, mut handshake } = shaken;
             handshake.sni = shaking.offer.and_then(|offer| offer.sni);
+            let mut client = Client::new(shaking.socket, tls, input, unsent);
+            if shaking.proof.is_some() {
+                session.handshake = Some(handshake);
+                client.close(LAST_WORDS).await; // at once (RFC 8737 §3)
+                return Err(Reason::AcmeChallenge);
+            }
             ctx.metrics.handshake(&handshake, start.elapsed());
             session.handshake = Some(handshake);
             session.phase(Phase::Login);
-            return Ok(Client::new(shaking.socket, tls, input, unsent));
+            return Ok(client);
         }
         Ok(Err(failed)) => {
             linger(&mut shaking.socket).await;
@@ -124,6 +140,8 @@ struct Shaking {
     silent: bool,
     hello: Option<Version>,
     offer: Option<Offer>,
+    /// A CA asks whether a name leads here: what it is shown, and that is all.
+    proof: Option<Arc<ServerConfig>>,
 }
 
 /// What rustls leaves behind.
@@ -137,7 +155,7 @@ struct Shaken {
 
 impl Shaking {
     async fn handshake(&mut self, ctx: &Context) -> Result<Shaken, Failed> {
-        let config = ctx.tls.config.load_full();
+        let mut config = ctx.tls.config.load_full();
         let mut input = Vec::with_capacity(2048);
         self.look(&mut input, config.crypto_provider()).await?;
         let admit = |name: Option<&str>| {
@@ -145,7 +163,10 @@ impl Shaking {
             ctx.metrics.server_name(found);
             admitted
         };
-        if let Some(failure) = self.offer.as_ref().and_then(|offer| offer.refused(admit)) {
+        self.proof = self.asked().and_then(|name| ctx.shared.answers.tls.of(name));
+        if let Some(proof) = &self.proof {
+            config = Arc::clone(proof);
+        } else if let Some(failure) = self.offer.as_ref().and_then(|offer| offer.refused(admit)) {
             return Err(self.refuse(failure).await);
         }
         let ours = |error: rustls::Error| Failed {
@@ -180,6 +201,12 @@ impl Shaking {
         let mut unsent = Unsent::default();
         unsent.keep(out.bytes());
         Ok(Shaken { tls, input, unsent, handshake })
+    }
+
+    /// The name of which a CA asks whether it leads here, if the client may be one (RFC 8737 §3).
+    fn asked(&self) -> Option<&str> {
+        let offer = self.offer.as_ref().filter(|offer| offer.acme && !self.starttls)?;
+        offer.sni.as_deref()
     }
 
     /// Reads until the ClientHello is whole, or as much of it as can be read, and answers what is no TLS.
@@ -373,8 +400,6 @@ impl Drop for Out {
 
 #[cfg(test)]
 mod tests {
-    use std::sync::Arc;
-
     use rustls::client::ClientConnection;
     use rustls::crypto::aws_lc_rs;
     use rustls::pki_types::{PrivateKeyDer, ServerName};

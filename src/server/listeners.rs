@@ -182,7 +182,7 @@ impl Listeners {
         let answers = &self.around.answers;
         change(&mut self.acme, acme_address(settings), sockets.acme, "acme", |socket, stop| {
             let answers = Arc::clone(answers);
-            let answer = move |request: &_| answers.answer(request);
+            let answer = move |request: &_| answers.http.answer(request);
             background.spawn(probes::serve_with(probes::PUBLIC, socket, answer, stop));
         });
         readiness.set_listening(true);
@@ -270,6 +270,6 @@ fn metrics_address(settings: &Settings) -> Option<SocketAddr> {
 fn acme_address(settings: &Settings) -> Option<SocketAddr> {
     match settings.tls.acme.as_ref()?.challenge {
         Challenge::Http01 { address } => Some(address),
-        Challenge::Dns01 { .. } => None,
+        Challenge::TlsAlpn01 | Challenge::Dns01 { .. } => None,
     }
 }

@@ -116,13 +116,13 @@ impl Running {
         let old = Arc::clone(&self.ctx);
         let backends = Backends::new(&settings, &old.metrics, Some(&old.backends));
         if backends.known().is_none() {
-            let _ = timeout(ASKED, learn::first(backends.servers())).await;
+            let _ = timeout(ASKED, learn::first(backends.servers(), &backends.news)).await;
         }
         let serving = configured.as_ref().map_or(&old.tls, |(_, serving, _)| serving);
         old.metrics.can_negotiate(&conn::tls::combinations(&serving.config.load()));
         let ctx = Arc::new(old.next(Arc::clone(serving), backends, limits, settings.timeouts));
         self.listeners.serve(&settings, sockets, &ctx).await;
-        ctx.backends.replace(&old.backends, &old.metrics);
+        ctx.backends.replace(Some(&old.backends), &old.metrics);
         self.around.readiness.set_backends(ctx.backends.states());
         self.ctx = ctx;
         self.learn(Some(&old.backends));

@@ -156,7 +156,7 @@ pub fn failed(id: &Path, text: String) -> Found {
 /// What the proxy makes and renews itself.
 pub struct Made {
     settings: SelfSigned,
-    /// A CA that could not be written anywhere; see [`self_signed::Made::memory`].
+    /// A CA that could not be written anywhere; see [`self_signed::in_dir`].
     memory: Option<self_signed::Kept>,
     seen: Option<Seen>,
     renew_at: i64,
@@ -182,14 +182,13 @@ impl Source for Made {
             return seen.found.clone();
         }
         let id = dir.join("fullchain.pem");
-        let made = match self_signed::in_dir(names, dir, now, self.memory.take()) {
+        let made = match self_signed::in_dir(names, dir, now, &mut self.memory) {
             Ok(made) => made,
             Err(error) => return vec![failed(&id, chain(&error))], // tried again at every look
         };
         let mut notice = made.news.clone();
         notice.push(self_signed::in_words(&made, dir));
         notice.extend(key_mode(&dir.join("ca.key")).map(|(_, text)| text));
-        self.memory = made.memory;
         // What could not be renewed is tried again tomorrow, not in a loop.
         self.renew_at = made.renew_at.max(now + DAY);
         let not_after = Some(made.pair.chain[0].not_after);

@@ -68,10 +68,15 @@ pub fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion]
     }
 }
 
-/// The cryptography as configured.
+/// The cryptography as configured: suites of the versions that are spoken.
 pub fn provider(settings: &settings::Tls) -> CryptoProvider {
+    let versions = versions(settings.min_version);
+    let is_spoken = |suite: &SupportedCipherSuite| {
+        versions.iter().any(|one| one.version == suite.version().version)
+    };
+    let spoken = settings.cipher_suites.iter().copied().filter(is_spoken).collect();
     CryptoProvider {
-        cipher_suites: settings.cipher_suites.clone(),
+        cipher_suites: spoken,
         kx_groups: settings.groups.clone(),
         ..aws_lc_rs::default_provider()
     }

@@ -75,7 +75,11 @@ impl Keeper {
             let due = self.due;
             let occasion = tokio::select! {
                 biased;
-                () = stop.cancelled() => return self,
+                () = stop.cancelled() => {
+                    // A change that was waiting for things to be quiet is not to be missed.
+                    self.due.get_or_insert(Occasion::Watch);
+                    return self;
+                }
                 occasion = async { due.unwrap_or(Occasion::Watch) }, if due.is_some() => occasion,
                 () = self.watch.changed() => Occasion::Watch,
                 () = around.issued.notified() => Occasion::Watch,

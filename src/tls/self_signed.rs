@@ -84,9 +84,8 @@ pub struct Made {
     pub news: Vec<String>,
     /// When to call again for a renewal, unix seconds.
     pub renew_at: i64,
-    /// The directory could not be written, so that this lives and dies with the process. Hand it back at the
-    /// next call, or people have to trust a new CA.
-    pub memory: Option<Kept>,
+    /// The directory could not be written, so that this lives and dies with the process.
+    pub in_memory: bool,
 }
 
 /// The four files as values. A part is `None` as long as it has not been made.
@@ -100,21 +99,24 @@ pub struct Kept {
 }
 
 /// The certificate for `names` out of `dir`, made or renewed at `now` (unix seconds) where that is due.
-/// A directory that nobody may write gives a certificate in memory instead, out of `memory` if there is one.
+/// A directory that nobody may write gives a certificate in `memory` instead. Hand that in again at the next call, or
+/// people have to trust a new CA; it is left alone by a call that fails, and given up for what is in the directory.
 ///
 /// # Errors
 /// A damaged or foreign file in the directory, an impossible name, a full disk, another process that keeps the lock.
-pub fn in_dir(names: &[String], dir: &Path, now: i64, memory: Option<Kept>) -> Result<Made, Error> {
+pub fn in_dir(
+    names: &[String],
+    dir: &Path,
+    now: i64,
+    memory: &mut Option<Kept>,
+) -> Result<Made, Error> {
     let names = parse_names(names)?;
     let lock = lock(dir, LOCK_WAIT)?;
-    let mut kept = read(dir)?;
-    let mut in_memory = false;
-    if kept.is_empty()
-        && let Some(memory) = memory
-    {
-        kept = memory;
-        in_memory = true;
-    }
+    let mut found = read(dir)?;
+    let (kept, mut in_memory) = match memory {
+        Some(memory) if found.is_empty() => (memory, true),
+        _ => (&mut found, false),
+    };
     let (changed, mut news) = kept.complete(&names, dir, now)?;
     if lock.is_some() {
         in_memory = false;
@@ -133,7 +135,12 @@ pub fn in_dir(names: &[String], dir: &Path, now: i64, memory: Option<Kept>) -> R
     let (pair, ca) = kept.pair(dir)?;
     let leaf = &pair.chain[0];
     let renew_at = leaf.not_after - margin(leaf);
-    Ok(Made { pair, ca, news, renew_at, memory: in_memory.then_some(kept) })
+    if !in_memory {
+        *memory = None;
+    } else if !found.is_empty() {
+        *memory = Some(found);
+    }
+    Ok(Made { pair, ca, news, renew_at, in_memory })
 }
 
 /// Makes the four files anew for `cert self-signed`. Without `force` nothing is overwritten.
@@ -338,9 +345,9 @@ struct Why {
 pub fn in_words(made: &Made, dir: &Path) -> String {
     let leaf = &made.pair.chain[0];
     let names: Vec<String> = leaf.names.iter().map(ToString::to_string).collect();
-    let whose = match made.memory {
-        None => format!("trust the CA in {}", dir.join("ca.pem").display()),
-        Some(_) => "its CA lives in memory only".to_owned(),
+    let whose = match made.in_memory {
+        false => format!("trust the CA in {}", dir.join("ca.pem").display()),
+        true => "its CA lives in memory only".to_owned(),
     };
     format!(
         "serving a self-made certificate for {} until {}; {whose}, SHA-256 fingerprint {}",

@@ -1,4 +1,7 @@
-"""Two connections with one TLS session: resume.py VERSION CA HOST:PORT HOST:PORT; prints whether the second resumed."""
+"""Connections with one TLS session: resume.py VERSION CA HOST:PORT…; prints which of them resumed.
+
+An address that is `-` is read from standard input when its turn comes.
+"""
 
 import socket
 import ssl
@@ -10,10 +13,11 @@ context.load_verify_locations(ca)
 context.minimum_version = context.maximum_version = ssl.TLSVersion[version]
 session = None
 for address in addresses:
+    address = sys.stdin.readline().strip() if address == "-" else address
     host, port = address.split(":")
     raw = socket.create_connection((host, int(port)), timeout=20)
-    with context.wrap_socket(raw, server_hostname="localhost", session=session) as tls:
-        file = tls.makefile("rwb")
+    tls = context.wrap_socket(raw, server_hostname="localhost", session=session)
+    with tls, tls.makefile("rwb") as file:
         assert file.readline().startswith(b"* OK "), "no greeting"
         file.write(b"a LOGIN alice secret\r\n")
         file.flush()

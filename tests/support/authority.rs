@@ -14,7 +14,8 @@ use rustls::pki_types::CertificateDer;
 
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
-    pem: String,
+    /// The CA alone.
+    pub pem: String,
     /// Trusts exactly this CA.
     pub roots: Arc<RootCertStore>,
 }

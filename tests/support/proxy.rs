@@ -384,6 +384,39 @@ impl<'a> Proxy<'a> {
         super::run(&mut command, b"", PATIENCE).succeeded();
     }
 
+    /// Lays `yaml` over the configuration that it was started with or that was written last.
+    pub fn rewrite(&self, yaml: &str) {
+        let file = self.config_file();
+        let text = fs::read_to_string(&file).expect("the harness has written it");
+        let mut config: Yaml = serde_yaml::from_str(&text).expect("it is YAML");
+        merge(&mut config, serde_yaml::from_str(yaml).expect("the test's YAML is YAML"));
+        fs::write(&file, serde_yaml::to_string(&config).expect("it was YAML")).expect("ours");
+    }
+
+    pub fn config_file(&self) -> PathBuf {
+        self.folder.path().join("config.yaml")
+    }
+
+    /// SIGHUP with `yaml` laid over the configuration; the lines of the log that say what has become of it.
+    #[track_caller]
+    pub fn reload(&self, yaml: &str) -> Vec<String> {
+        self.rewrite(yaml);
+        self.hang_up()
+    }
+
+    /// SIGHUP; as [`Self::reload`].
+    #[track_caller]
+    pub fn hang_up(&self) -> Vec<String> {
+        let verdicts = || -> Vec<String> {
+            let lines = self.process().lines();
+            lines.into_iter().filter(|line| line.contains("configuration re")).collect()
+        };
+        let before = verdicts().len();
+        self.signal(Signal::HUP);
+        within(PATIENCE, "the log says what has become of SIGHUP", || verdicts().len() > before);
+        verdicts().split_off(before)
+    }
+
     pub fn running(&self) -> bool {
         self.process().exited().is_none()
     }

@@ -396,6 +396,16 @@ pub fn unavailable(tag: &[u8], to_client: &mut Vec<u8>) {
     answer(to_client, tag, "NO [UNAVAILABLE] The mail server can't be reached, try again later.");
 }
 
+/// Answers a login for which every backend has too many sessions. RFC 5530 has LIMIT for what the client itself should ask
+/// less of; here it should come again.
+pub fn full(tag: &[u8], to_client: &mut Vec<u8>) {
+    answer(
+        to_client,
+        tag,
+        "NO [UNAVAILABLE] The mail server is busy with others, try again later.",
+    );
+}
+
 /// What a backend's NO is worth telling. Texts behind other codes may tell a guesser which half was wrong
 /// (RFC 9051 §11.7), so those become one and the same.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]

@@ -116,7 +116,7 @@ fn judge(kind: &str) -> (Trouble, &'static str) {
         ),
         "connection" | "dns" | "unauthorized" | "incorrectResponse" | "tls" => (
             Trouble::Refused,
-            "the CA must find every name in DNS and reach it: for http-01 port 80 of the name must lead to tls.acme.http_address, for dns-01 the hook must have published the record when it ends",
+            "the CA must find every name in DNS and reach it: for http-01 port 80 of the name must lead to tls.acme.http_address, for tls-alpn-01 port 443 to a listener with implicit TLS (as TCP, nothing may end TLS before), for dns-01 the hook must have published the record when it ends",
         ),
         "caa" => (Trouble::Refused, "a CAA record of the name must allow this CA (RFC 8659)"),
         "externalAccountRequired" => {

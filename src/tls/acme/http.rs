@@ -17,9 +17,9 @@ const PREFIX: &str = "/.well-known/acme-challenge/";
 
 /// What is answered now.
 #[derive(Debug, Default)]
-pub struct Answers(Mutex<HashMap<String, String>>);
+pub struct Tokens(Mutex<HashMap<String, String>>);
 
-impl Answers {
+impl Tokens {
     pub fn publish(&self, token: &str, key_authorization: &str) {
         self.lock().insert(token.to_owned(), key_authorization.to_owned());
     }
@@ -58,7 +58,7 @@ mod tests {
 
     #[test]
     fn only_running_challenges_are_answered() {
-        let answers = Answers::default();
+        let answers = Tokens::default();
         let status = |method: Method, path: &str| answers.to(&method, path).status().as_u16();
         assert_eq!(status(Method::GET, "/.well-known/acme-challenge/t"), 404);
         answers.publish("t", "t.key");

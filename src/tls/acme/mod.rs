@@ -5,7 +5,7 @@
 //!
 //! ```text
 //! keep ── renewal: when? ──▶ order ── client ──▶ the CA
-//!   │                          ├── http, hook ◀── its challenges
+//!   │                          ├── http, alpn, hook ◀── its challenges
 //!   ▼                          ▼
 //! reload ◀── Issued ◀────── storage
 //! ```
@@ -38,18 +38,34 @@ mod client;
 
 mod http;
 
+mod alpn;
+
 mod hook;
 
 mod storage;
 
 mod failure;
 
-pub use http::Answers;
+pub use alpn::PROTOCOL;
 pub use storage::{Issued, Storage};
 
 use failure::{Failure, Trouble};
 use order::Orders;
 use renewal::Window;
+
+/// What a CA that asks is shown now, for as long as an order runs.
+#[derive(Debug, Default)]
+pub struct Answers {
+    pub http: http::Tokens,
+    pub tls: alpn::Proofs,
+}
+
+impl Answers {
+    pub fn withdraw_all(&self) {
+        self.http.withdraw_all();
+        self.tls.withdraw_all();
+    }
+}
 
 /// The clock may be set meanwhile: no sleep is longer than this.
 const NAP: Duration = Duration::from_mins(10);
@@ -66,13 +82,13 @@ pub async fn keep(
     issued: Arc<Notify>,
     metrics: &Metrics,
 ) {
-    let mut panics = 0;
-    loop {
-        let started = Instant::now();
-        until_panic(keep_on(settings.clone(), Arc::clone(&answers), &issued, metrics)).await;
+    let begin = || {
+        let orders = Orders::new(settings.clone(), Arc::clone(&answers));
+        keep_on(orders, &issued, metrics)
+    };
+    let ended = |panics| {
         answers.withdraw_all();
         metrics.acme_ordered(false);
-        panics = if started.elapsed() > Duration::from_hours(24) { 1 } else { panics + 1 };
         let pause = renewal::pause(Trouble::Refused, panics, None, chance());
         let next = unix(SystemTime::now()).saturating_add(pause.as_secs().cast_signed());
         metrics.acme_next_order(next);
@@ -80,7 +96,20 @@ pub async fn keep(
             next = facts::date(next),
             "ACME has panicked, which is a mistake of the proxy: report what stands on standard error"
         );
-        sleep(pause).await;
+        pause
+    };
+    anew(begin, ended).await;
+}
+
+/// Begins work anew whenever it has ended, after the pause that `ended` says when it is told how many ends there were
+/// in a row.
+async fn anew<W: Future>(begin: impl Fn() -> W, ended: impl Fn(u32) -> Duration) {
+    let mut ends = 0;
+    loop {
+        let started = Instant::now();
+        until_panic(begin()).await;
+        ends = if started.elapsed() > Duration::from_hours(24) { 1 } else { ends + 1 };
+        sleep(ended(ends)).await;
     }
 }
 
@@ -97,14 +126,7 @@ async fn until_panic(work: impl Future) {
     .await;
 }
 
-async fn keep_on(
-    settings: settings::Acme,
-    answers: Arc<Answers>,
-    issued: &Notify,
-    metrics: &Metrics,
-) {
-    let storage = Storage::new(&settings);
-    let mut orders = Orders { settings, storage, answers, unkept: None };
+async fn keep_on(mut orders: Orders, issued: &Notify, metrics: &Metrics) {
     let names = orders.settings.names.join(" ");
     let mut known = Known::default();
     let mut failures = 0;
@@ -267,6 +289,8 @@ fn chance() -> f64 {
 
 #[cfg(test)]
 mod tests {
+    use std::cell::{Cell, RefCell};
+
     use super::*;
 
     #[tokio::test]
@@ -278,5 +302,29 @@ mod tests {
         .await;
         until_panic(blocking(|| panic!("in a thread"))).await;
         until_panic(async {}).await;
+    }
+
+    #[tokio::test]
+    async fn after_a_panic_it_begins_anew() {
+        let (begun, ends) = (Cell::new(0), RefCell::new(Vec::new()));
+        let begin = || async {
+            begun.set(begun.get() + 1);
+            assert_eq!(begun.get(), 3, "as a library may");
+        };
+        let ended = |count| {
+            ends.borrow_mut().push(count);
+            let pause = if begun.get() < 3 { 1 } else { 1_000_000 };
+            Duration::from_millis(pause)
+        };
+        let third = async {
+            while begun.get() < 3 {
+                tokio::task::yield_now().await;
+            }
+        };
+        tokio::select! {
+            () = anew(begin, ended) => {}
+            () = third => {}
+        }
+        assert_eq!(*ends.borrow(), [1, 2, 3]);
     }
 }

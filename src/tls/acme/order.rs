@@ -25,13 +25,12 @@ use tokio::time::timeout;
 use zeroize::Zeroizing;
 
 use super::super::{certificate, chain, facts, unix};
-use super::blocking;
 use super::client::{Https, Wait};
 use super::failure::Failure;
 use super::hook::{self, Action};
-use super::http::Answers;
 use super::renewal::Window;
 use super::storage::{MAX_SECRET, Storage, is_for};
+use super::{Answers, blocking};
 use crate::config::settings::{Acme, Challenge, ExternalAccount};
 
 /// All of an order, slow hooks included.
@@ -66,10 +65,16 @@ pub struct Fresh {
 /// What was published for a challenge.
 enum Published {
     Token(String),
+    Proof(String),
     Record { name: String, value: String },
 }
 
 impl Orders {
+    pub fn new(settings: Acme, answers: Arc<Answers>) -> Self {
+        let storage = Storage::new(&settings);
+        Self { settings, storage, answers, unkept: None }
+    }
+
     /// Orders a certificate in place of `old` and keeps it.
     pub async fn order(&mut self, old: Option<&CertificateDer<'static>>) -> Result<(), Failure> {
         let now = unix(SystemTime::now());
@@ -97,16 +102,7 @@ impl Orders {
                 "nothing to do yet; if it goes on, look at the CA's status page",
             )),
         };
-        let withdrawing = async {
-            for one in published {
-                self.withdraw(one).await;
-            }
-        };
-        if timeout(WITHDRAWAL, withdrawing).await.is_err() {
-            tracing::warn!(
-                "the hook took over {WITHDRAWAL:?} for cleanup: TXT records may be left over"
-            );
-        }
+        self.withdraw_all(published, WITHDRAWAL).await;
         result.map_err(|failure| Failure { wait: wait.last(), ..failure })
     }
 
@@ -246,6 +242,7 @@ impl Orders {
             let name = ours(&self.settings.names, &authorization.identifier())?;
             let kind = match self.settings.challenge {
                 Challenge::Http01 { .. } => ChallengeType::Http01,
+                Challenge::TlsAlpn01 => ChallengeType::TlsAlpn01,
                 Challenge::Dns01 { .. } => ChallengeType::Dns01,
             };
             let Some(mut challenge) = authorization.challenge(kind) else {
@@ -256,8 +253,13 @@ impl Orders {
             let answer = challenge.key_authorization();
             match &self.settings.challenge {
                 Challenge::Http01 { .. } => {
-                    self.answers.publish(&challenge.token, answer.as_str());
+                    self.answers.http.publish(&challenge.token, answer.as_str());
                     published.push(Published::Token(challenge.token.clone()));
+                }
+                Challenge::TlsAlpn01 => {
+                    let shown = self.answers.tls.publish(name, answer.digest().as_ref());
+                    shown.map_err(|error| Failure::refused(chain(&error), OURS))?;
+                    published.push(Published::Proof(name.to_owned()));
                 }
                 Challenge::Dns01 { hook } => {
                     let (name, value) = (hook::record(name), answer.dns_value());
@@ -275,6 +277,19 @@ impl Orders {
         Ok(())
     }
 
+    async fn withdraw_all(&self, published: Vec<Published>, limit: Duration) {
+        let all = async {
+            for one in published {
+                self.withdraw(one).await;
+            }
+        };
+        if timeout(limit, all).await.is_err() {
+            tracing::warn!(
+                "the hook took over {limit:?} for cleanup: TXT records may be left over"
+            );
+        }
+    }
+
     async fn withdraw(&self, published: Published) {
         match (published, &self.settings.challenge) {
             (Published::Record { name, value }, Challenge::Dns01 { hook }) => {
@@ -282,7 +297,8 @@ impl Orders {
                     tracing::warn!(error = failure.text, "a TXT record may be left over");
                 }
             }
-            (Published::Token(token), _) => self.answers.withdraw(&token),
+            (Published::Token(token), _) => self.answers.http.withdraw(&token),
+            (Published::Proof(name), _) => self.answers.tls.withdraw(&name),
             (Published::Record { .. }, _) => {}
         }
     }
@@ -391,6 +407,8 @@ pub fn external_key(path: &Path) -> Result<Zeroizing<Vec<u8>>, String> {
 
 #[cfg(test)]
 mod tests {
+    use std::os::unix::fs::PermissionsExt;
+
     use super::*;
 
     /// What nobody answers is ordered from.
@@ -405,8 +423,7 @@ mod tests {
             profile: None,
             external_account: None,
         };
-        let (storage, answers) = (Storage::new(&settings), Arc::default());
-        Orders { settings, storage, answers, unkept: None }
+        Orders::new(settings, Arc::default())
     }
 
     #[tokio::test]
@@ -432,6 +449,28 @@ mod tests {
         let old = check(&key, &cert, &orders.settings.names, now - 10).unwrap();
         orders.unkept = Some(old);
         assert!(!told(orders.order(None).await.unwrap_err()));
+    }
+
+    #[tokio::test]
+    async fn a_hook_that_hangs_does_not_keep_the_next_order_waiting() {
+        let dir = tempfile::tempdir().unwrap();
+        let (hook, pid) = (dir.path().join("hook"), dir.path().join("pid"));
+        std::fs::write(&hook, format!("#!/bin/sh\necho $$ >{}\nexec sleep 1000\n", pid.display()))
+            .unwrap();
+        std::fs::set_permissions(&hook, std::fs::Permissions::from_mode(0o755)).unwrap();
+        let mut orders = orders(dir.path());
+        orders.settings.challenge = Challenge::Dns01 { hook };
+        let record = || Published::Record { name: "a.".into(), value: "v".into() };
+        let limit = Duration::from_secs(1);
+        let started = std::time::Instant::now();
+        orders.withdraw_all(vec![record(), record()], limit).await;
+        let took = started.elapsed();
+        assert!((limit..limit * 10).contains(&took), "{took:?}");
+        // The one that ran is killed. It is a zombie until the runtime has buried it.
+        let stat = format!("/proc/{}/stat", std::fs::read_to_string(&pid).unwrap().trim());
+        while std::fs::read_to_string(&stat).is_ok_and(|stat| !stat.contains(") Z ")) {
+            tokio::time::sleep(Duration::from_millis(5)).await;
+        }
     }
 
     fn made(not_after: i64) -> (KeyPair, String) {

@@ -21,7 +21,7 @@ fn error(result: Result<Made, Error>) -> String {
 fn four_files_with_tight_modes_are_made_once_and_found_again() {
     let parent = TempDir::new().unwrap();
     let dir = parent.path().join("new/tls");
-    let made = in_dir(&names(), &dir, NOW, None).unwrap();
+    let made = in_dir(&names(), &dir, NOW, &mut None).unwrap();
     assert_eq!(made.news.len(), 2);
     assert!(made.news[0].contains(&made.ca.fingerprint));
     for (file, mode) in [("", 0o700), ("ca.key", 0o600), ("privkey.pem", 0o600)] {
@@ -31,7 +31,7 @@ fn four_files_with_tight_modes_are_made_once_and_found_again() {
     assert_eq!(leaf.names.len(), 4);
     assert!(leaf.not_before < NOW && leaf.not_after - leaf.not_before <= 398 * DAY);
     let before = snapshot(&dir);
-    let again = in_dir(&names(), &dir, NOW + 100 * DAY, None).unwrap();
+    let again = in_dir(&names(), &dir, NOW + 100 * DAY, &mut None).unwrap();
     assert!(again.news.is_empty(), "{:?}", again.news);
     assert_eq!(snapshot(&dir), before);
     assert!(inspect(&names(), &dir, NOW).unwrap());
@@ -40,11 +40,11 @@ fn four_files_with_tight_modes_are_made_once_and_found_again() {
 #[test]
 fn the_leaf_is_renewed_in_its_last_third_and_the_ca_stays() {
     let dir = TempDir::new().unwrap();
-    let first = in_dir(&names(), dir.path(), NOW, None).unwrap();
+    let first = in_dir(&names(), dir.path(), NOW, &mut None).unwrap();
     let before = snapshot(dir.path());
     let third = first.renew_at + 1;
     assert!(third < first.pair.chain[0].not_after - 100 * DAY);
-    let second = in_dir(&names(), dir.path(), third, None).unwrap();
+    let second = in_dir(&names(), dir.path(), third, &mut None).unwrap();
     assert!(second.news[0].contains("due for renewal"), "{:?}", second.news);
     let after = snapshot(dir.path());
     assert_eq!(before[..3], after[..3], "CA and keys stay");
@@ -52,7 +52,7 @@ fn the_leaf_is_renewed_in_its_last_third_and_the_ca_stays() {
     assert_ne!(first.pair.chain[0].serial, second.pair.chain[0].serial);
     assert!(second.renew_at > third);
     let other = vec!["imap.example.net".to_owned()];
-    let renamed = in_dir(&other, dir.path(), third, None).unwrap();
+    let renamed = in_dir(&other, dir.path(), third, &mut None).unwrap();
     assert!(renamed.news[0].contains("the names have changed"));
     assert_eq!(renamed.ca.fingerprint, first.ca.fingerprint);
 }
@@ -60,27 +60,27 @@ fn the_leaf_is_renewed_in_its_last_third_and_the_ca_stays() {
 #[test]
 fn the_ca_is_renewed_before_a_leaf_could_outlive_it() {
     let dir = TempDir::new().unwrap();
-    let first = in_dir(&names(), dir.path(), NOW, None).unwrap();
+    let first = in_dir(&names(), dir.path(), NOW, &mut None).unwrap();
     let late = first.ca.not_after - 300 * DAY;
-    let made = in_dir(&names(), dir.path(), late, None).unwrap();
+    let made = in_dir(&names(), dir.path(), late, &mut None).unwrap();
     assert!(made.news[0].contains("renewed a certificate authority"), "{:?}", made.news);
     assert!(made.ca.not_after > made.pair.chain[0].not_after);
     assert_eq!(made.pair.chain.len(), 2);
     assert_eq!(made.pair.chain[1].fingerprint, made.ca.fingerprint);
-    assert!(in_dir(&names(), dir.path(), late, None).unwrap().news.is_empty());
+    assert!(in_dir(&names(), dir.path(), late, &mut None).unwrap().news.is_empty());
 }
 
 #[test]
 fn whatever_an_interruption_leaves_is_completed() {
     for kept in 0..FILES.len() {
         let dir = TempDir::new().unwrap();
-        in_dir(&names(), dir.path(), NOW, None).unwrap();
+        in_dir(&names(), dir.path(), NOW, &mut None).unwrap();
         for file in &FILES[kept..] {
             fs::remove_file(dir.path().join(file)).unwrap();
         }
         fs::write(dir.path().join(".fullchain.pem.new"), "half").unwrap();
-        in_dir(&names(), dir.path(), NOW, None).unwrap();
-        assert!(in_dir(&names(), dir.path(), NOW, None).unwrap().news.is_empty());
+        in_dir(&names(), dir.path(), NOW, &mut None).unwrap();
+        assert!(in_dir(&names(), dir.path(), NOW, &mut None).unwrap().news.is_empty());
     }
 }
 
@@ -88,8 +88,8 @@ fn whatever_an_interruption_leaves_is_completed() {
 fn what_is_damaged_or_foreign_is_named_and_left_alone() {
     let dir = TempDir::new().unwrap();
     let foreign = TempDir::new().unwrap();
-    in_dir(&names(), dir.path(), NOW, None).unwrap();
-    in_dir(&names(), foreign.path(), NOW, None).unwrap();
+    in_dir(&names(), dir.path(), NOW, &mut None).unwrap();
+    in_dir(&names(), foreign.path(), NOW, &mut None).unwrap();
     let good = snapshot(dir.path());
     let key = KeyPair::generate().unwrap();
     let mut params = CertificateParams::new(vec!["mail.example.org".to_owned()]).unwrap();
@@ -106,7 +106,7 @@ fn what_is_damaged_or_foreign_is_named_and_left_alone() {
     ];
     for (file, content, expected) in table {
         fs::write(dir.path().join(file), &content).unwrap();
-        let text = error(in_dir(&names(), dir.path(), NOW, None));
+        let text = error(in_dir(&names(), dir.path(), NOW, &mut None));
         assert!(text.contains(file) && text.contains(expected), "{text}");
         assert!(inspect(&names(), dir.path(), NOW).is_err());
         assert_eq!(fs::read_to_string(dir.path().join(file)).unwrap(), content);
@@ -115,16 +115,16 @@ fn what_is_damaged_or_foreign_is_named_and_left_alone() {
         }
     }
     fs::remove_file(dir.path().join("ca.key")).unwrap();
-    assert!(in_dir(&names(), dir.path(), NOW, None).unwrap().news.is_empty());
-    let text = error(in_dir(&["other.example".to_owned()], dir.path(), NOW, None));
+    assert!(in_dir(&names(), dir.path(), NOW, &mut None).unwrap().news.is_empty());
+    let text = error(in_dir(&["other.example".to_owned()], dir.path(), NOW, &mut None));
     assert!(text.contains("ca.key: is missing"), "{text}");
 }
 
 #[test]
 fn a_forged_signature_does_not_serve() {
     let (dir, foreign) = (TempDir::new().unwrap(), TempDir::new().unwrap());
-    in_dir(&names(), dir.path(), NOW, None).unwrap();
-    in_dir(&names(), foreign.path(), NOW, None).unwrap();
+    in_dir(&names(), dir.path(), NOW, &mut None).unwrap();
+    in_dir(&names(), foreign.path(), NOW, &mut None).unwrap();
     // The same CA name, another CA's key.
     let kept = read(dir.path()).unwrap();
     let ca = kept.ca.as_ref().unwrap();
@@ -133,7 +133,7 @@ fn a_forged_signature_does_not_serve() {
     let params = leaf_params(&parse_names(&names()).unwrap(), NOW).unwrap();
     let leaf = params.signed_by(kept.key.as_ref().unwrap(), &issuer).unwrap();
     fs::write(dir.path().join("fullchain.pem"), leaf.pem()).unwrap();
-    let text = error(in_dir(&names(), dir.path(), NOW, None));
+    let text = error(in_dir(&names(), dir.path(), NOW, &mut None));
     assert!(text.contains("does not verify against ca.pem"), "{text}");
 }
 
@@ -145,7 +145,7 @@ fn many_first_starts_at_once_end_with_one_matching_set() {
         .map(|_| {
             let dir = dir.clone();
             thread::spawn(move || {
-                let made = in_dir(&names(), &dir, NOW, None).unwrap();
+                let made = in_dir(&names(), &dir, NOW, &mut None).unwrap();
                 made.pair.chain[0].fingerprint.clone()
             })
         })
@@ -153,7 +153,7 @@ fn many_first_starts_at_once_end_with_one_matching_set() {
     let mut seen: Vec<String> = starts.into_iter().map(|start| start.join().unwrap()).collect();
     seen.dedup();
     assert_eq!(seen.len(), 1);
-    assert!(in_dir(&names(), &dir, NOW, None).unwrap().news.is_empty());
+    assert!(in_dir(&names(), &dir, NOW, &mut None).unwrap().news.is_empty());
 }
 
 #[test]
@@ -185,18 +185,25 @@ fn memory_of_root() {
 }
 
 fn survives(dir: &Path) {
-    let first = in_dir(&names(), dir, NOW, None).unwrap();
+    let mut memory = None;
+    let first = in_dir(&names(), dir, NOW, &mut memory).unwrap();
     assert!(first.news.iter().any(|line| line.contains("lives in memory only")));
-    let ca = first.ca.fingerprint.clone();
-    let again = in_dir(&names(), dir, NOW, first.memory).unwrap();
+    let ca = first.ca.fingerprint;
+    let again = in_dir(&names(), dir, NOW, &mut memory).unwrap();
     assert!(again.news.is_empty() && again.ca.fingerprint == ca);
-    let renewed = in_dir(&names(), dir, again.renew_at + 1, again.memory).unwrap();
-    assert!(renewed.ca.fingerprint == ca && renewed.memory.is_some());
+    let renewed = in_dir(&names(), dir, again.renew_at + 1, &mut memory).unwrap();
+    assert!(renewed.ca.fingerprint == ca && renewed.in_memory && memory.is_some());
+    // A look that fails loses nothing.
+    let broken = TempDir::new().unwrap();
+    fs::write(broken.path().join("ca.key"), "damaged").unwrap();
+    assert!(in_dir(&names(), broken.path(), NOW, &mut memory).is_err());
+    assert!(in_dir(&["a b".into()], dir, NOW, &mut memory).is_err());
+    assert_eq!(in_dir(&names(), dir, NOW, &mut memory).unwrap().ca.fingerprint, ca);
     // Once a volume is there, the CA that people have trusted moves in.
     let volume = TempDir::new().unwrap();
-    let moved = in_dir(&names(), volume.path(), NOW, renewed.memory).unwrap();
-    assert!(moved.memory.is_none() && moved.ca.fingerprint == ca);
-    let found = in_dir(&names(), volume.path(), NOW, None).unwrap();
+    let moved = in_dir(&names(), volume.path(), NOW, &mut memory).unwrap();
+    assert!(!moved.in_memory && memory.is_none() && moved.ca.fingerprint == ca);
+    let found = in_dir(&names(), volume.path(), NOW, &mut None).unwrap();
     assert_eq!(found.ca.fingerprint, ca);
 }
 

@@ -1,0 +1,436 @@
+//! One configured server: its addresses, how each of them is, who uses them.
+//!
+//! A server is *up* when one of its addresses is. What the configuration wants of it beside the others (weight, state,
+//! `max_sessions`) is no part of it but of [`super::Backends`], so that a reload that changes these changes nothing here.
+//! State changes are said once, with the reason; of several addresses each says its own, and the server says when the last
+//! one is down and the first one up.
+//! Not here: when addresses are looked up and looked at (`learn`), by which rules they are up (`health`).
+
+use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::time::{Duration, Instant};
+
+use arc_swap::{ArcSwap, ArcSwapOption};
+use tokio::sync::Notify;
+use tokio_util::sync::CancellationToken;
+
+use super::balance;
+use super::dial::{self, Failure};
+use super::health::{Change, Health, Standing};
+use super::identity::Caller;
+use super::resolve::{Address, Resolver, Target};
+use super::{Known, News};
+use crate::config::settings::{self, Capabilities, ServerState};
+use crate::metrics::{BackendGauges, BackendMetrics};
+use crate::proto::imap::capability::Repair;
+use crate::proto::imap::login::Dialect;
+
+/// A reload that changes nothing of what it goes by keeps it; else another takes its place, which begins with what this one
+/// knew.
+pub struct Server {
+    pub(super) goes_by: GoesBy,
+    /// The address as configured: the label and log field `backend`.
+    pub name: Arc<str>,
+    /// The name's hash.
+    pub(super) key: u64,
+    pub(super) repair: Arc<Repair>,
+    pub(super) resolver: Arc<Resolver>,
+    pub(super) news: Arc<News>,
+    places: ArcSwap<Vec<Place>>,
+    /// What the last one of its addresses said that answered.
+    pub(super) known: ArcSwapOption<Known>,
+    up: Arc<AtomicBool>,
+    verdict: Mutex<Option<bool>>,
+    /// Wakes [`super::learn::keep`]: an address was lost, the name may have others.
+    pub(super) lost: Notify,
+    gauges: BackendGauges,
+    pub metrics: Arc<BackendMetrics>,
+    /// No longer of the configuration that is in force: whatever runs for it ends, and it says no more how it is.
+    pub retired: CancellationToken,
+}
+
+/// All that the configuration says of how a server is spoken to.
+#[derive(Clone, Eq, PartialEq)]
+pub struct GoesBy {
+    /// Its weight and `max_sessions` are nobody's business here, and of its state only whether it is down.
+    pub server: settings::Server,
+    pub capabilities: Capabilities,
+    pub timeouts: dial::Timeouts,
+    pub health: settings::Health,
+}
+
+/// An address in its server's list.
+#[derive(Clone)]
+pub struct Place {
+    pub endpoint: Arc<Endpoint>,
+    pub priority: u16,
+    pub weight: u16,
+    /// DNS does not name it any more.
+    pub leaving: bool,
+}
+
+/// One address.
+pub struct Endpoint {
+    pub address: Address,
+    /// The address's hash.
+    pub(super) key: u64,
+    pub(super) load: Arc<Load>,
+    health: Mutex<Health>,
+    known: ArcSwapOption<Known>,
+    /// A session tries it although it is down.
+    trial: AtomicBool,
+    /// Wakes its watch: the next look may be due.
+    pub(super) stirred: Notify,
+}
+
+/// Who uses an address, whatever configuration they began with.
+pub struct Load {
+    pub(super) id: u64,
+    sessions: AtomicUsize,
+    news: Arc<News>,
+    metrics: Arc<BackendMetrics>,
+}
+
+/// A session's place at an address: counted as long as it lives.
+pub struct Seat(Arc<Load>);
+
+/// The only session that tries an address that is down and lets people wait.
+pub struct Trial<'a>(&'a AtomicBool);
+
+impl Server {
+    pub(super) fn new(
+        goes_by: GoesBy,
+        repair: &Arc<Repair>,
+        resolver: &Arc<Resolver>,
+        news: &Arc<News>,
+        (metrics, gauges): (Arc<BackendMetrics>, BackendGauges),
+        before: Option<&Arc<Self>>,
+    ) -> Self {
+        let name: Arc<str> = goes_by.server.address.to_string().into();
+        let again = |known: Arc<Known>| Arc::new(Known::new(Arc::clone(&known.said), repair));
+        let mut places = Vec::new();
+        if let Some(before) = before {
+            let was_down = before.is_out_of_use();
+            places.extend(before.places.load().iter().map(|place| {
+                let endpoint = place.endpoint.successor(was_down, goes_by.is_out_of_use());
+                endpoint.known.store(place.endpoint.known.load_full().map(again));
+                Place { endpoint: Arc::new(endpoint), ..place.clone() }
+            }));
+        }
+        let up = places.iter().any(|place| place.endpoint.is_up());
+        Self {
+            key: balance::hash(name.as_bytes()),
+            repair: Arc::clone(repair),
+            resolver: Arc::clone(resolver),
+            news: Arc::clone(news),
+            known: ArcSwapOption::new(
+                before.and_then(|before| before.known.load_full()).map(again),
+            ),
+            up: Arc::new(up.into()),
+            verdict: Mutex::new(up.then_some(true)),
+            places: ArcSwap::from_pointee(places),
+            lost: Notify::new(),
+            retired: CancellationToken::new(),
+            goes_by,
+            name,
+            gauges,
+            metrics,
+        }
+    }
+
+    /// Connects, for `caller` or for a look of our own, and reads the greeting.
+    pub async fn dial(
+        &self,
+        endpoint: &Endpoint,
+        caller: Option<&Caller<'_>>,
+    ) -> Result<dial::Link, dial::Error> {
+        let start = Instant::now();
+        let GoesBy { server, timeouts, .. } = &self.goes_by;
+        let result = dial::dial(&endpoint.address, server, timeouts, caller).await;
+        if result.is_ok() {
+            self.metrics.connect_duration.observe(start.elapsed().as_secs_f64());
+        }
+        result
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.up.load(Ordering::Relaxed)
+    }
+
+    pub(super) fn up(&self) -> Arc<AtomicBool> {
+        Arc::clone(&self.up)
+    }
+
+    /// Whether it is up or down, as soon as that is known.
+    pub(super) fn is_judged(&self) -> bool {
+        self.verdict().is_some()
+    }
+
+    /// Down because the configuration says so.
+    pub fn is_out_of_use(&self) -> bool {
+        self.goes_by.is_out_of_use()
+    }
+
+    /// What the server at `endpoint` can read.
+    pub fn dialect(&self, endpoint: &Endpoint) -> Dialect {
+        let known = endpoint.known.load_full().or_else(|| self.known.load_full());
+        known.map(|known| known.dialect).unwrap_or_default()
+    }
+
+    pub fn places(&self) -> Arc<Vec<Place>> {
+        self.places.load_full()
+    }
+
+    /// Takes the addresses that the name has now. One that is gone and works stays for this time, as the last to be used.
+    pub(super) fn adopt(&self, targets: &[Target]) {
+        let old = self.places();
+        let mut places: Vec<Place> = targets
+            .iter()
+            .map(|Target { address, priority, weight }| {
+                let known = old.iter().find(|place| place.endpoint.address == *address);
+                let endpoint = match known {
+                    Some(place) => Arc::clone(&place.endpoint),
+                    None => Arc::new(self.endpoint(address.clone())),
+                };
+                Place { endpoint, priority: *priority, weight: *weight, leaving: false }
+            })
+            .collect();
+        let gone = |place: &&Place| targets.iter().all(|t| t.address != place.endpoint.address);
+        let leaving = old.iter().filter(gone).filter(|one| !one.leaving && one.endpoint.is_up());
+        places.extend(leaving.map(|place| Place { leaving: true, ..place.clone() }));
+        self.places.store(Arc::new(places));
+        self.judge(None);
+    }
+
+    fn endpoint(&self, address: Address) -> Endpoint {
+        let load = Load::new(Arc::clone(&self.news), Arc::clone(&self.metrics));
+        Endpoint::new(address, Arc::new(load), Health::new(false, Instant::now()))
+    }
+
+    /// The name gives no address.
+    pub(super) fn on_unresolved(&self, why: &str, first: bool) {
+        let error = dial::Error::Resolve { host: self.name.to_string(), why: why.to_owned() };
+        self.metrics.connect_failed(Failure::Resolve);
+        if self.places().is_empty() {
+            self.judge(Some(&error));
+        } else if first {
+            let (backend, error) = (&*self.name, error.to_string());
+            tracing::warn!(backend, error, "backend keeps the addresses that it had");
+        }
+    }
+
+    /// It told what it can do.
+    pub(super) fn on_good(
+        &self,
+        endpoint: &Endpoint,
+        known: Known,
+        took: Duration,
+        rest: Duration,
+    ) {
+        let before = endpoint.known.load_full().or_else(|| self.known.load_full());
+        let known = Arc::new(known);
+        endpoint.known.store(Some(Arc::clone(&known)));
+        self.known.store(Some(Arc::clone(&known)));
+        let was_up = self.is_up();
+        let change = endpoint.health().on_good(took, rest, Instant::now());
+        self.judge(None);
+        let (backend, address) = (&*self.name, self.shown(endpoint));
+        let new = before.is_none_or(|before| before.told.capabilities != known.told.capabilities);
+        if new {
+            let capabilities = &*String::from_utf8_lossy(&known.told.capabilities);
+            tracing::info!(backend, address, capabilities, "backend is up");
+            if known.login_disabled {
+                tracing::warn!(
+                    backend,
+                    "backend advertises LOGINDISABLED: it refuses passwords on a connection that it takes for unencrypted. \
+                     Tell it that this one is safe, e.g. Dovecot: login_trusted_networks = <address of the proxy>; \
+                     Cyrus: allowplaintext: yes; hiding the word from clients does not make logins work"
+                );
+            }
+        } else if change.is_some() && !was_up {
+            tracing::info!(backend, address, "backend is up again");
+        } else if change.is_some() {
+            tracing::info!(backend, address, "backend's address is up");
+        }
+    }
+
+    pub(super) fn on_bad_look(&self, endpoint: &Endpoint, failure: Failure, error: &dyn ToString) {
+        let was_up = endpoint.is_up();
+        let change = endpoint.health().on_bad_look(failure, Instant::now());
+        // An address that never answers beside one that does is counted once, not at every look.
+        if was_up || !self.is_up() || change.is_some() {
+            self.metrics.connect_failed(failure);
+        }
+        self.on_bad(endpoint, change, was_up, error);
+    }
+
+    /// A session could not use it: out at once, until it was looked at.
+    pub fn on_bad_dial(&self, endpoint: &Endpoint, error: &dial::Error) {
+        let (failure, was_up) = (error.failure(), endpoint.is_up());
+        self.metrics.connect_failed(failure);
+        let change = endpoint.health().on_bad_dial(failure, Instant::now());
+        endpoint.stirred.notify_one();
+        self.on_bad(endpoint, change, was_up, error);
+    }
+
+    fn on_bad(
+        &self,
+        endpoint: &Endpoint,
+        change: Option<Change>,
+        was_up: bool,
+        error: &dyn ToString,
+    ) {
+        let Some(change) = change else { return };
+        if was_up {
+            self.metrics.ejections.inc();
+        }
+        self.lost.notify_one();
+        let told = self.judge(Some(error));
+        let (backend, address, error) = (&*self.name, self.shown(endpoint), error.to_string());
+        if told {
+        } else if !self.is_up() && change == Change::Otherwise {
+            tracing::warn!(backend, address, error, "backend is down");
+        } else if was_up {
+            tracing::warn!(backend, address, error, "backend's address is down");
+        } else if self.is_up() {
+            // Such as the other family of a name.
+            tracing::info!(backend, address, error, "backend's address does not work");
+        }
+    }
+
+    /// Somebody waits for it longer than usual, or it broke off.
+    pub fn on_doubt(&self, endpoint: &Endpoint) {
+        endpoint.health().on_doubt(Instant::now());
+        endpoint.stirred.notify_one();
+    }
+
+    /// Whether the server as a whole is up. Says so when it was up and is not, and counts; true if it said so.
+    fn judge(&self, error: Option<&dyn ToString>) -> bool {
+        let mut verdict = self.verdict();
+        let places = self.places();
+        let standings = places.iter().map(|place| place.endpoint.health().standing());
+        let standings: Vec<Standing> = standings.collect();
+        let works = |standing: &&Standing| matches!(standing, Standing::Up | Standing::Doubted);
+        let working = standings.iter().filter(works).count();
+        let (was, up) = (*verdict, working > 0);
+        let unsure =
+            standings.contains(&Standing::Unseen) || (places.is_empty() && error.is_none());
+        if up || !unsure {
+            *verdict = Some(up);
+        }
+        self.up.store(up, Ordering::Relaxed);
+        if !self.retired.is_cancelled() {
+            self.gauges.set(up, working, standings.len() - working);
+        }
+        let now = *verdict;
+        drop(verdict);
+        if up && was != Some(true) || was.is_none() && now.is_some() {
+            self.news.tell();
+        }
+        let down = now == Some(false) && was != Some(false);
+        if down {
+            let error = error.map(ToString::to_string);
+            tracing::warn!(backend = &*self.name, error, "backend is down");
+        }
+        down
+    }
+
+    fn verdict(&self) -> MutexGuard<'_, Option<bool>> {
+        self.verdict.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The address, where the name does not say it.
+    fn shown(&self, endpoint: &Endpoint) -> Option<String> {
+        Some(endpoint.address.to_string()).filter(|address| **address != *self.name)
+    }
+
+    pub(super) fn show(&self) {
+        self.judge(None);
+    }
+}
+
+impl GoesBy {
+    pub fn is_out_of_use(&self) -> bool {
+        self.server.state == ServerState::Down
+    }
+}
+
+impl Endpoint {
+    fn new(address: Address, load: Arc<Load>, health: Health) -> Self {
+        Self {
+            key: balance::hash(address.to_string().as_bytes()),
+            address,
+            load,
+            health: Mutex::new(health),
+            known: ArcSwapOption::empty(),
+            trial: AtomicBool::new(false),
+            stirred: Notify::new(),
+        }
+    }
+
+    /// The same address under another configuration, to be looked at at once.
+    fn successor(&self, was_out: bool, is_out: bool) -> Self {
+        let now = Instant::now();
+        let health =
+            if was_out || is_out { Health::new(was_out, now) } else { self.health().again(now) };
+        Self::new(self.address.clone(), Arc::clone(&self.load), health)
+    }
+
+    pub fn health(&self) -> MutexGuard<'_, Health> {
+        self.health.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    pub fn is_up(&self) -> bool {
+        self.health().is_up()
+    }
+
+    pub fn sessions(&self) -> usize {
+        self.load.sessions.load(Ordering::Relaxed)
+    }
+
+    /// A place for one session, if its server has less than `max`.
+    pub fn seat(&self, max: Option<usize>) -> Option<Seat> {
+        let admitted = self.load.metrics.enter(max);
+        admitted.then(|| {
+            self.load.sessions.fetch_add(1, Ordering::Relaxed);
+            Seat(Arc::clone(&self.load))
+        })
+    }
+
+    /// Leave to try it although it is down; where that takes time, for one at a time.
+    pub fn trial(&self) -> Option<Option<Trial<'_>>> {
+        if !self.health().fails_slowly() {
+            return Some(None);
+        }
+        let taken = self.trial.swap(true, Ordering::Relaxed);
+        (!taken).then(|| Some(Trial(&self.trial)))
+    }
+}
+
+impl Drop for Trial<'_> {
+    fn drop(&mut self) {
+        self.0.store(false, Ordering::Relaxed);
+    }
+}
+
+impl Load {
+    fn new(news: Arc<News>, metrics: Arc<BackendMetrics>) -> Self {
+        static NEXT: AtomicU64 = AtomicU64::new(0);
+        let id = NEXT.fetch_add(1, Ordering::Relaxed);
+        Self { id, sessions: AtomicUsize::new(0), news, metrics }
+    }
+}
+
+impl Seat {
+    pub fn metrics(&self) -> &BackendMetrics {
+        &self.0.metrics
+    }
+}
+
+impl Drop for Seat {
+    fn drop(&mut self) {
+        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.0.metrics.leave();
+        self.0.news.tell_if_waited_for();
+    }
+}
