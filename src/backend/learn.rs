@@ -178,11 +178,12 @@ fn jittered(interval: Duration) -> Duration {
 async fn ask(server: &Server, endpoint: &Endpoint) -> Result<(Said, Duration), Error> {
     let start = Instant::now();
     let link = server.dial(endpoint, None).await?;
+    let us = link.stream.local_addr().ok().map(|us| us.ip().to_canonical());
     let (limit, took) = (server.goes_by.timeouts.greeting, start.elapsed());
     let (greeting, capabilities) =
         timeout(limit, capabilities(link)).await.map_err(|_| Error::Timeout(limit))??;
     let text = text_of(&greeting).iter().copied().filter(|byte| !byte.is_ascii_control()).collect();
-    Ok((Said { text, capabilities }, took))
+    Ok((Said { text, capabilities, us }, took))
 }
 
 /// The greeting's words for people.

@@ -88,6 +88,8 @@ pub struct Said {
     /// The greeting's words for people.
     text: Vec<u8>,
     capabilities: Vec<u8>,
+    /// From where it saw us.
+    us: Option<IpAddr>,
 }
 
 /// The same, ready for clients.
@@ -306,7 +308,7 @@ impl News {
 
 impl Known {
     fn new(said: Arc<Said>, repair: &Repair) -> Self {
-        let Said { text, capabilities: list } = &*said;
+        let Said { text, capabilities: list, .. } = &*said;
         let (mut capabilities, mut before_tls) = (Vec::new(), Vec::new());
         repair.words(list, &mut capabilities);
         capability::before_tls(&capabilities, &mut before_tls);

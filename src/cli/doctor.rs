@@ -13,6 +13,7 @@ use zeroize::Zeroizing;
 
 use super::{ConfigArg, Error, count};
 use crate::config;
+use crate::conn::socket::why;
 use crate::doctor::finding::Verdict;
 use crate::doctor::{self, Wanted, report};
 use crate::proto::imap::secret::Secret;
@@ -105,13 +106,14 @@ fn password(user: &str, file: Option<&Path>) -> Result<Secret, Error> {
         Some(file) => std::fs::File::open(file)
             .and_then(|file| first_line(&mut io::BufReader::new(file)))
             .map_err(|error| {
-                Error::Usage(format!("--password-file {}: {error}", file.display()))
+                Error::Usage(format!("--password-file {}: {}", file.display(), why(&error)))
             })?,
         None if io::stdin().is_terminal() => {
-            asked(user).map_err(|error| Error::Usage(format!("no password: {error}")))?
+            asked(user).map_err(|error| Error::Usage(format!("no password: {}", why(&error))))?
         }
-        None => first_line(&mut io::stdin().lock())
-            .map_err(|error| Error::Usage(format!("no password on standard input: {error}")))?,
+        None => first_line(&mut io::stdin().lock()).map_err(|error| {
+            Error::Usage(format!("no password on standard input: {}", why(&error)))
+        })?,
     };
     match line.expose() {
         b"" => Err(Error::Usage("the password is empty".to_owned())),

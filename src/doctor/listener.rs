@@ -112,6 +112,12 @@ pub async fn examine(
     examined: &Examined<'_>,
     section: &mut Section,
 ) -> Option<Told> {
+    if let Err(error) = std::net::UdpSocket::bind((listen.address.ip(), 0))
+        && error.kind() == io::ErrorKind::AddrNotAvailable
+    {
+        not_ours(&error, section);
+        return None;
+    }
     let limit = examined.settings.backend.connect_timeout;
     match connect(listen, limit).await {
         Ok((_, address)) => section.ok(Check::Port, format!("{address} answers")),
@@ -165,16 +171,20 @@ fn closed(listen: &Listen, error: &io::Error, runs: bool, section: &mut Section)
                 )],
             )],
         ),
-        Err(error) => section.problem(
-            Check::Port,
-            format!("nobody can listen there: {}", socket::why(&error)),
-            "The proxy can't start with this address.",
-            vec![Cure::new(
-                "listen on an address that this machine has, or on all",
-                vec![Step::new(OURS, &["listen:", "  - address: \"[::]:993\""])],
-            )],
-        ),
+        Err(error) => not_ours(&error, section),
     }
+}
+
+fn not_ours(error: &io::Error, section: &mut Section) {
+    section.problem(
+        Check::Port,
+        format!("nobody can listen there: {}", socket::why(error)),
+        "The proxy can't start with this address on this machine.",
+        vec![Cure::new(
+            "listen on an address that this machine has, or on all",
+            vec![Step::new(OURS, &["listen:", "  - address: \"[::]:993\""])],
+        )],
+    );
 }
 
 fn restart() -> Vec<Cure> {
@@ -358,7 +368,11 @@ async fn greeting(
         Err(error) => Err(error),
     };
     match told {
-        Ok(told) => {
+        Ok(mut told) => {
+            // The proxy has one, whatever its server offers; a server that knows none says BAD.
+            if told.id.is_empty() {
+                let _ = talk.id(&mut told).await;
+            }
             let ours = memchr::memmem::find(&told.id, b"imaps-proxy").is_some();
             talk.log_out().await;
             if !ours {

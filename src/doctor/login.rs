@@ -4,7 +4,8 @@
 //! proxy's own listener, nowhere else; not where `LOGINDISABLED` says that it is refused anyway.
 
 use super::finding::{Check, Section};
-use super::talk::{Answer, Told, mechanisms};
+use super::server::Met;
+use super::talk::{Answer, mechanisms};
 use super::{Examined, listener, server};
 use crate::config::settings::{self, Listen};
 use crate::log::printable;
@@ -25,13 +26,13 @@ enum Outcome {
 pub async fn examine(
     user: &str,
     password: &Secret,
-    server: Option<(&settings::Server, &Told)>,
+    server: Option<(&settings::Server, &Met)>,
     listen: Option<&Listen>,
     examined: &Examined<'_>,
     section: &mut Section,
 ) {
     let past = match server {
-        Some((_, told)) if told.has("LOGINDISABLED") => {
+        Some((_, Met { told, .. })) if told.has("LOGINDISABLED") => {
             let mut why = "the server says LOGINDISABLED".to_owned();
             let others = mechanisms(&told.capabilities);
             if !others.is_empty() {
@@ -40,7 +41,7 @@ pub async fn examine(
             section.skipped(Check::Login, why, "It is not tried: the password would be refused.");
             return;
         }
-        Some((server, _)) => Some(past(user, password, server, examined).await),
+        Some((server, met)) => Some(past(user, password, server, met, examined).await),
         None => None,
     };
     let through = match listen {
@@ -54,9 +55,10 @@ async fn past(
     user: &str,
     password: &Secret,
     server: &settings::Server,
+    met: &Met,
     examined: &Examined<'_>,
 ) -> Outcome {
-    let (mut talk, _, _) = match server::dial(server, examined).await {
+    let (mut talk, _, _) = match server::dial(&met.address, server, examined).await {
         Ok(dialled) => dialled,
         Err(error) => return Outcome::Failed(error.to_string()),
     };

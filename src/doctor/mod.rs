@@ -41,8 +41,8 @@ use rustls_pki_types::ServerName;
 use tokio::time::timeout;
 
 use crate::admin::ask::ask_any;
-use crate::backend::connect::Resolver;
 use crate::backend::cures::{Cure, Step};
+use crate::backend::resolve::Resolver;
 use crate::config::settings::{Capabilities, Settings};
 use crate::proto::imap::secret::Secret;
 use crate::tls::{Severity, certificate as files, check, unix};
@@ -103,16 +103,11 @@ pub async fn examine(
     let runs = running(settings, &mut section).await;
     report.sections.push(section);
 
-    let mut open = Vec::new();
-    for listen in &settings.listen {
-        let connected = listener::connect(listen, settings.backend.connect_timeout).await;
-        open.push(connected.is_ok());
-    }
-    let runs = runs || open.contains(&true);
     let mut told = None;
     for listen in &settings.listen {
         let mut section = Section::new(Part::Listener, listen.address.to_string());
-        let there = listener::examine(listen, runs, &examined, &mut section).await;
+        let there =
+            listener::examine(listen, runs || told.is_some(), &examined, &mut section).await;
         told = told.or(there.map(|told| (listen, told, report.sections.len())));
         report.sections.push(section);
     }
@@ -130,7 +125,7 @@ pub async fn examine(
     }
     if let Some((user, password)) = &wanted.user {
         let mut section = Section::new(Part::Login, crate::log::printable(user.as_bytes()));
-        let server = servers.first().map(|(server, met)| (*server, &met.told));
+        let server = servers.first().map(|(server, met)| (*server, met));
         let listen = told.as_ref().map(|(listen, ..)| *listen);
         login::examine(user, password, server, listen, &examined, &mut section).await;
         report.sections.push(section);

@@ -16,6 +16,7 @@ use super::{Examined, protocol};
 use crate::backend::cures::{self, Cure, OURS, Step};
 use crate::backend::dial;
 use crate::backend::product::Product;
+use crate::backend::resolve::Address;
 use crate::config::settings::{self, Identity, ProxyTlvs, ServerTls, TlsMode, Trust};
 use crate::proto::imap::response::Kind;
 
@@ -25,7 +26,7 @@ pub struct Met {
     /// From where it sees us.
     pub us: Option<IpAddr>,
     /// Where it is.
-    pub peer: String,
+    pub address: Address,
 }
 
 /// How far it went.
@@ -36,6 +37,18 @@ pub enum Failed {
     Talk(talk::Error),
 }
 
+impl Failed {
+    fn words(&self) -> String {
+        match self {
+            Self::Dial(error) => error.to_string(),
+            Self::Talk(error) => error.to_string(),
+        }
+    }
+}
+
+/// Addresses of one server that are looked at.
+const MAX_ADDRESSES: usize = 8;
+
 /// A way that is not configured.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum Other {
@@ -45,8 +58,9 @@ enum Other {
     WithoutTls,
 }
 
-/// Dials a server the way `settings` say.
+/// Dials one address of a server the way `settings` say.
 pub async fn dial(
+    address: &Address,
     settings: &settings::Server,
     examined: &Examined<'_>,
 ) -> Result<(Talk<super::ServerStream>, Vec<u8>, Met), dial::Error> {
@@ -55,22 +69,28 @@ pub async fn dial(
         connect: examined.settings.backend.connect_timeout,
         greeting: limits.backend_greeting,
     };
-    let link = dial::dial(&examined.resolver, settings, &timeouts, None).await?;
+    let link = dial::dial(address, settings, &timeouts, None).await?;
     let us = link.stream.local_addr().ok().map(|address| address.ip().to_canonical());
-    let peer =
-        link.stream.peer_addr().map_or_else(|_| settings.address.to_string(), |p| p.to_string());
     let talk = Talk::new(link.stream, link.input, limits.backend_greeting);
-    Ok((talk, link.greeting, Met { told: Told::default(), us, peer }))
+    Ok((talk, link.greeting, Met { told: Told::default(), us, address: address.clone() }))
 }
 
-async fn ask(settings: &settings::Server, examined: &Examined<'_>) -> Result<Met, Failed> {
-    let (mut talk, greeting, met) = dial(settings, examined).await.map_err(Failed::Dial)?;
+async fn ask(
+    address: &Address,
+    settings: &settings::Server,
+    examined: &Examined<'_>,
+) -> Result<Met, Failed> {
+    let (mut talk, greeting, met) =
+        dial(address, settings, examined).await.map_err(Failed::Dial)?;
     let told = talk.ask(greeting).await.map_err(Failed::Talk)?;
     talk.log_out().await;
-    Ok(Met { told, ..met })
+    match told.stray {
+        Some(stray) => Err(Failed::Talk(talk::Error::NotImap(stray))),
+        None => Ok(Met { told, ..met }),
+    }
 }
 
-/// Everything about one server.
+/// Everything about one server; the first of its addresses that is as it should be.
 pub async fn examine(
     settings: &settings::Server,
     examined: &Examined<'_>,
@@ -80,26 +100,65 @@ pub async fn examine(
         section.skipped(Check::Port, "state: down", "The configuration takes it out of service.");
         return None;
     }
-    let asked = ask(settings, examined).await;
-    match asked {
-        Ok(met) if met.told.stray.is_none() => {
-            section.ok(Check::Port, format!("{} answers", met.peer));
-            if let Some(tls) = &settings.tls {
-                encryption(tls, section);
+    let addresses = addresses(settings, examined, section).await?;
+    let (mut good, mut bad) = (None, Vec::new());
+    for address in addresses {
+        match ask(&address, settings, examined).await {
+            Ok(met) => {
+                section.ok(Check::Port, format!("{address} answers"));
+                good = good.or(Some(met));
             }
-            greeted(&met, section);
-            login_disabled(settings, &met, examined, section);
-            identity(settings, &met, examined, section).await;
-            Some(met)
+            Err(failed) => bad.push((address, failed)),
         }
-        Ok(met) => {
-            let stray = met.told.stray.clone().unwrap_or_default();
-            let failed = Failed::Talk(talk::Error::NotImap(stray));
-            explain(settings, failed, examined, section).await;
-            Some(met)
+    }
+    let Some(met) = good else {
+        let (address, failed) = bad.into_iter().next()?;
+        explain(&address, settings, failed, examined, section).await;
+        return None;
+    };
+    for (address, failed) in bad {
+        section.warning(
+            Check::Port,
+            format!("{address}: {}", failed.words()),
+            "One of its addresses does not work; sessions go to the others.",
+            Vec::new(),
+        );
+    }
+    if let Some(tls) = &settings.tls {
+        encryption(tls, section);
+    }
+    greeted(&met, section);
+    login_disabled(settings, &met, examined, section);
+    identity(settings, &met, examined, section).await;
+    Some(met)
+}
+
+async fn addresses(
+    settings: &settings::Server,
+    examined: &Examined<'_>,
+    section: &mut Section,
+) -> Option<Vec<Address>> {
+    let limit = examined.settings.backend.connect_timeout;
+    let resolved = timeout(limit, examined.resolver.resolve(&settings.address)).await;
+    match resolved.unwrap_or_else(|_| Err(format!("no answer within {limit:?}"))) {
+        Ok(resolved) => {
+            let addresses = resolved.targets.into_iter().map(|target| target.address);
+            Some(addresses.take(MAX_ADDRESSES).collect())
         }
-        Err(failed) => {
-            explain(settings, failed, examined, section).await;
+        Err(why) => {
+            let address = &settings.address;
+            section.problem(
+                Check::Address,
+                format!("{address} does not resolve: {why}"),
+                "The proxy finds no address to connect to. A name of a container is known only in the network of that container.",
+                vec![Cure::new(
+                    "correct the name, or its record in DNS or /etc/hosts",
+                    vec![Step::new(
+                        OURS,
+                        &["backend:", "  servers:", &format!("    - address: {address}")],
+                    )],
+                )],
+            );
             None
         }
     }
@@ -232,7 +291,7 @@ async fn by_id(
         let seen = format!("it is {}", product.name());
         let meaning = "Only Dovecot takes a client's address from an ID; others log it at best.";
         section.problem(Check::Identity, seen, meaning, link.id_not_understood());
-    } else if let Some(believed) = believes_id(settings, examined).await {
+    } else if let Some(believed) = believes_id(met, settings, examined).await {
         if believed {
             return section.ok(Check::Identity, "it believes the ID that the proxy sends");
         }
@@ -252,10 +311,14 @@ async fn by_id(
 }
 
 /// Dovecot 2.4 says BAD to an ID that can't be true, if it would have believed it; others take no notice.
-async fn believes_id(settings: &settings::Server, examined: &Examined<'_>) -> Option<bool> {
+async fn believes_id(
+    met: &Met,
+    settings: &settings::Server,
+    examined: &Examined<'_>,
+) -> Option<bool> {
     // Its first ID counts: ours, not the one that says who calls.
     let plain = settings::Server { identity: Identity::None, ..settings.clone() };
-    let (mut talk, greeting, _) = dial(&plain, examined).await.ok()?;
+    let (mut talk, greeting, _) = dial(&met.address, &plain, examined).await.ok()?;
     let lie = "ID (\"x-originating-ip\" \"nowhere\")";
     let answer = talk.command(lie).await.ok()?;
     let told = talk.ask(greeting).await.ok()?;
@@ -268,22 +331,14 @@ async fn believes_id(settings: &settings::Server, examined: &Examined<'_>) -> Op
 
 /// Names what is wrong with a server that could not be spoken to.
 async fn explain(
+    at: &Address,
     settings: &settings::Server,
     failed: Failed,
     examined: &Examined<'_>,
     section: &mut Section,
 ) {
-    let address = settings.address.to_string();
+    let address = at.to_string();
     match failed {
-        Failed::Dial(dial::Error::Resolve { host, why }) => section.problem(
-            Check::Address,
-            format!("{host} does not resolve: {why}"),
-            "The proxy finds no address to connect to. A name of a container is known only in the network of that container.",
-            vec![Cure::new(
-                "correct the name, or its record in DNS or /etc/hosts",
-                vec![Step::new(OURS, &["backend:", "  servers:", &format!("    - address: {address}")])],
-            )],
-        ),
         Failed::Dial(error @ dial::Error::Connect { .. }) => {
             let closed = error.failure() == dial::Failure::Refused;
             let meaning = match closed {
@@ -311,7 +366,7 @@ async fn explain(
             Vec::new(),
         ),
         other => {
-            if !tried(settings, examined, section).await {
+            if !tried(at, settings, examined, section).await {
                 unexplained(settings, &other, section);
             }
         }
@@ -328,6 +383,7 @@ fn listens(address: &str) -> Vec<Cure> {
 
 /// Tries the other ways; whether one of them works.
 async fn tried(
+    at: &Address,
     settings: &settings::Server,
     examined: &Examined<'_>,
     section: &mut Section,
@@ -335,12 +391,9 @@ async fn tried(
     for other in others(settings) {
         // Nobody says how long a server waits for what does not come; Dovecot 3 s.
         let way = altered(settings, other);
-        let asked = timeout(Duration::from_secs(8), ask(&way, examined)).await;
+        let asked = timeout(Duration::from_secs(8), ask(at, &way, examined)).await;
         let Ok(Ok(met)) = asked else { continue };
-        if met.told.stray.is_some() {
-            continue;
-        }
-        section.ok(Check::Port, format!("{} answers", met.peer));
+        section.ok(Check::Port, format!("{at} answers"));
         greeted(&met, section);
         let link = link(settings, &met);
         match other {
@@ -438,7 +491,7 @@ fn unexplained(settings: &settings::Server, failed: &Failed, section: &mut Secti
             let seen = format!("it greets with {text}");
             section.problem(Check::Protocol, seen, what, cure);
         }
-        Failed::Dial(dial::Error::Closed) | Failed::Talk(talk::Error::Closed) => {
+        Failed::Dial(dial::Error::Closed) => {
             let link = cures::Link {
                 product: Product::Unknown,
                 identity: &settings.identity,

@@ -122,14 +122,19 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
             told.greeting = second.to_vec();
         }
         if told.has("ID") {
-            let answer = self.command("ID NIL").await?;
-            let is_id = |line: &&Vec<u8>| {
-                line.get(..5).is_some_and(|head| head.eq_ignore_ascii_case(b"* ID "))
-            };
-            told.id = answer.lines.iter().find(is_id).cloned().unwrap_or_default();
-            told.stray = told.stray.or(answer.stray);
+            self.id(&mut told).await?;
         }
         Ok(told)
+    }
+
+    /// Asks for the ID, offered or not.
+    pub async fn id(&mut self, told: &mut Told) -> Result<(), Error> {
+        let answer = self.command("ID NIL").await?;
+        let is_id =
+            |line: &&Vec<u8>| line.get(..5).is_some_and(|head| head.eq_ignore_ascii_case(b"* ID "));
+        told.id = answer.lines.iter().find(is_id).cloned().unwrap_or_default();
+        told.stray = told.stray.take().or(answer.stray);
+        Ok(())
     }
 
     /// Sends one command without arguments that wait.
@@ -195,9 +200,14 @@ impl<S: AsyncRead + AsyncWrite + Unpin> Talk<S> {
         parts: &mut Vec<Zeroizing<Vec<u8>>>,
     ) -> Result<Answer, Error> {
         let deadline = Instant::now() + self.limit;
-        let (mut lines, mut stray) = (Vec::new(), None);
+        let (mut lines, mut stray) = (Vec::new(), None::<String>);
         loop {
-            let (response, line) = self.response(deadline).await?;
+            let (response, line) = match (self.response(deadline).await, &stray) {
+                (Ok(whole), _) => whole,
+                // What came before says more than its end.
+                (Err(Error::Closed), Some(stray)) => return Err(Error::NotImap(stray.clone())),
+                (Err(error), _) => return Err(error),
+            };
             match response {
                 Owned::Tagged(its, kind, text) if its == tag => {
                     return Ok(Answer { kind, text, lines, stray });
