@@ -68,6 +68,16 @@ pub fn differences(direct: &[u8], through: &[u8], changes: &Capabilities) -> Vec
     lost.chain(gained).collect()
 }
 
+/// `STARTTLS, LOGIN-REFERRALS (removed, …), X (hidden …)`: those that are explained, or those that are not.
+pub fn words(found: &[Difference], explained: bool) -> String {
+    let wanted: Vec<_> = found.iter().filter(|d| d.why.is_explained() == explained).collect();
+    let groups = wanted.chunk_by(|one, next| one.why == next.why).map(|group| {
+        let words: Vec<&str> = group.iter().map(|d| d.word.as_str()).collect();
+        format!("{} ({})", words.join(", "), group[0].why.words())
+    });
+    groups.collect::<Vec<_>>().join(", ")
+}
+
 #[cfg(test)]
 mod tests {
     use super::*;
@@ -80,6 +90,11 @@ mod tests {
             b"imap4rev1 LITERAL- idle x-new LOGINDISABLED",
             &changes,
         );
+        assert_eq!(
+            words(&found, false),
+            "NAMESPACE (missing through the proxy), LOGINDISABLED (only through the proxy)"
+        );
+        assert!(words(&found, true).starts_with("STARTTLS, COMPRESS=DEFLATE (removed, "));
         let found: Vec<_> = found.iter().map(|d| (d.word.as_str(), d.why)).collect();
         assert_eq!(
             found,

@@ -239,10 +239,7 @@ fn compare(
         }
     }
     let Some((server, found)) = best else { return };
-    let words = |explained: bool| {
-        let words = found.iter().filter(|difference| difference.why.is_explained() == explained);
-        words.map(|d| format!("{} ({})", d.word, d.why.words())).collect::<Vec<_>>().join(", ")
-    };
+    let words = |explained: bool| compare::words(&found, explained);
     let (known, unknown) = (words(true), words(false));
     if !unknown.is_empty() {
         let meaning = match through.has("LOGINDISABLED") {

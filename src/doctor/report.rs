@@ -13,7 +13,7 @@ use crate::backend::cures::Cure;
 /// Width of the names of checks.
 const NAMES: usize = 18;
 /// Meaning and cures stand below what was seen.
-const INDENT: &str = "                       ";
+const INDENT: &str = "                        ";
 /// Lines of text end here.
 const WIDTH: usize = 110;
 
@@ -165,16 +165,16 @@ mod tests {
 Server legacy:143
   ✓ port                10.0.0.2:143 answers
   ✗ login-disabled      LOGINDISABLED
-                       It refuses passwords on a connection that it takes for unencrypted, so nobody can log in
-                       through the proxy either
-                       → do this
-                         in /etc/x.conf:
-                           a {
-                             b = c
-                           }
-                       → or do that
-                         in a shell:
-                           restart
+                        It refuses passwords on a connection that it takes for unencrypted, so nobody can log in
+                        through the proxy either
+                        → do this
+                          in /etc/x.conf:
+                            a {
+                              b = c
+                            }
+                        → or do that
+                          in a shell:
+                            restart
 
 1 problem.
 ";

@@ -250,6 +250,12 @@ async fn identity(
     let link = link(settings, met);
     let product = link.product;
     match settings.identity {
+        Identity::None if product.is_dovecot() && met.told.has("LOGINDISABLED") => section.warning(
+            Check::Identity,
+            format!("it sees {} for every client", shown(met.us)),
+            "Who guesses passwords would make everybody wait. A PROXY header, as above, cures that too.",
+            Vec::new(),
+        ),
         Identity::None if product.is_dovecot() => section.warning(
             Check::Identity,
             format!("it sees {} for every client", shown(met.us)),
