@@ -101,9 +101,8 @@ async fn known(
 
 /// Returns when the client closes without having said anything.
 async fn left(socket: &TcpStream) {
-    match socket.peek(&mut [0]).await {
-        Ok(1..) => std::future::pending().await,
-        Ok(0) | Err(_) => {}
+    if let Ok(1..) = socket.peek(&mut [0]).await {
+        std::future::pending().await
     }
 }
 

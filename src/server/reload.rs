@@ -1,6 +1,6 @@
 //! SIGHUP: another configuration, as a whole or not at all, and no live session notices.
 //!
-//! In: the file. Out: the next [`Context`] for connections to come, sockets opened and closed, the log's level and format; one
+//! In: the file. Out: the next [`Context`](conn::Context) for connections to come, sockets opened and closed, the log's level and format; one
 //! line that says what has changed; or an error for each mistake, and nothing has. Everything that can fail is done
 //! before anything is changed: first the file, then certificates, ticket keys and client CAs, then the sockets.
 //! What is wanted as it is stays: a socket, a server and what is known of it, the certificates that serve, ticket keys in memory, the
