@@ -5,11 +5,12 @@ die() {
     exit 1
 }
 
-# need COMMAND=PACKAGE...: every command is there afterwards, or this ends with the line that installs it.
+# need COMMAND=PACKAGE...: every command (or file, by its whole path) is there afterwards, or this ends with the line that installs it.
 need() {
     local pair missing=()
     for pair in "$@"; do
-        PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
+        [[ $pair == /* && -e ${pair%%=*} ]] ||
+            PATH="$PATH:/usr/sbin:/sbin" command -v "${pair%%=*}" >/dev/null || missing+=("${pair#*=}")
     done
     [ ${#missing[@]} -gt 0 ] || return 0
     if [ "$(id -u)" != 0 ] || ! command -v apt-get >/dev/null; then

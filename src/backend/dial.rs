@@ -8,16 +8,17 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::AsyncReadExt as _;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::net::TcpStream;
 use tokio::time::timeout;
 
 use super::connect::connect;
-use super::identity::Caller;
+use super::identity::{self, Caller};
 use super::resolve::Address;
 use crate::config::settings;
 use crate::conn::socket;
 use crate::proto::imap::response::{self, Kind, Response};
+use crate::proto::proxy_header::Ends;
 
 /// Longest greeting line; Dovecot's lines end at 8 KiB.
 const MAX_GREETING: usize = 8 * 1024;
@@ -102,14 +103,20 @@ pub async fn dial(
     timeouts: &Timeouts,
     caller: Option<&Caller<'_>>,
 ) -> Result<Link, Error> {
-    let _ = (server, caller);
     let stream = connect(address, timeouts.connect).await?;
     socket::prepare(&stream);
-    let greeted = timeout(timeouts.greeting, greeting(stream)).await;
+    let link = stream.local_addr().ok().zip(stream.peer_addr().ok());
+    let link = link.map(|(ours, theirs)| Ends::new(ours, theirs));
+    let header = identity::header(server.identity, caller, link);
+    let greeted = timeout(timeouts.greeting, greeting(stream, &header)).await;
     greeted.unwrap_or(Err(Error::GreetingTimeout(timeouts.greeting)))
 }
 
-async fn greeting(mut stream: TcpStream) -> Result<Link, Error> {
+/// `header` goes first and in one write: Dovecot looks at what has arrived once, and at nothing that comes later.
+async fn greeting(mut stream: TcpStream, header: &[u8]) -> Result<Link, Error> {
+    if stream.write_all(header).await.is_err() {
+        return Err(Error::Closed);
+    }
     let mut input = Vec::with_capacity(1024);
     loop {
         let whole = response::next(&input, MAX_GREETING);

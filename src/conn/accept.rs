@@ -8,12 +8,14 @@ use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use ipnet::IpNet;
 use socket2::{Domain, Protocol, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
+use super::address::{ClientAddr, PeerAddr};
 use super::close::{Reason, Session};
 use super::socket::prepare;
 use super::{Context, serve};
@@ -30,6 +32,8 @@ pub struct Listener {
     /// The address as configured: the label and log field `listener`.
     pub name: String,
     pub tls: ListenTls,
+    /// Who must send a PROXY header, and is believed.
+    pub proxy_protocol_from: Vec<IpNet>,
 }
 
 /// Opens a listener; `[::]` takes IPv4 as well. `shared`: beside others at the same port that allow it as well.
@@ -99,8 +103,9 @@ impl Acceptor {
     fn admit(&self, stream: TcpStream, peer: SocketAddr) -> bool {
         let admitted = self.ctx.admit();
         if admitted {
-            let session = Session::open(&self.ctx, unmapped(peer), &self.listener);
-            self.sessions.spawn(serve(stream, session));
+            let peer = PeerAddr::new(peer);
+            let session = Session::open(&self.ctx, ClientAddr::of(peer), &self.listener);
+            self.sessions.spawn(serve(stream, peer, session));
         } else {
             // Before TLS nothing could be said that a client would understand.
             Session::refuse(&self.ctx, Reason::TooManyConnections);
@@ -122,9 +127,4 @@ impl Acceptor {
             }
         }
     }
-}
-
-/// An IPv4 client of a dual-stack listener under its own address.
-fn unmapped(peer: SocketAddr) -> SocketAddr {
-    SocketAddr::new(peer.ip().to_canonical(), peer.port())
 }

@@ -7,6 +7,7 @@
 //! Deadlines: `timeouts.backend_login` for the exchange, within `timeouts.login` for everything.
 
 use std::collections::VecDeque;
+use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
@@ -34,10 +35,11 @@ pub struct LoggedIn {
     pub seat: Seat,
 }
 
-/// `None`: refused, and the client knows.
+/// `listener`: where the client connected to. `None`: refused, and the client knows.
 pub async fn log_in(
     dialogue: &mut Dialogue,
     login: &Login,
+    listener: SocketAddr,
     session: &mut Session,
     ctx: &Context,
 ) -> Result<Option<LoggedIn>, Reason> {
@@ -46,7 +48,7 @@ pub async fn log_in(
     let mut exchange = Exchange::new(login, &ctx.backends.repair, ctx.line_limits(), &tag);
     let caller = Caller {
         client: session.client,
-        listener: dialogue.listener(),
+        listener,
         session: session.id,
         handshake: session.handshake.as_ref(),
     };

@@ -9,7 +9,6 @@
 use std::cell::Cell;
 use std::future::poll_fn;
 use std::io;
-use std::net::{Ipv4Addr, SocketAddr};
 use std::pin::Pin;
 use std::task::{Context as Cx, Poll};
 use std::time::Duration;
@@ -80,13 +79,6 @@ thread_local! {
 }
 
 impl Client {
-    /// Where the client connected to; unspecified if the socket is gone.
-    pub fn local_address(&self) -> SocketAddr {
-        let address = self.socket.local_addr();
-        let address = address.unwrap_or_else(|_| (Ipv4Addr::UNSPECIFIED, 0).into());
-        SocketAddr::new(address.ip().to_canonical(), address.port())
-    }
-
     /// Behind the handshake, which left over `input` and `unsent`.
     pub(super) fn new(
         socket: TcpStream,

@@ -1,12 +1,12 @@
 //! Why a session ended: one closed list that the log line, the metric and every reader share; and the record
 //! of one session, which is counted and logged when it is dropped, whatever ended it.
 
-use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::Instant;
 
 use super::Context;
 use super::accept::Listener;
+use super::address::ClientAddr;
 use super::tls::Handshake;
 use crate::log::printable;
 use crate::metrics::{LoginResult, Phase};
@@ -29,6 +29,11 @@ pub enum Reason {
     NotTlsImap,
     NotTlsHttp,
     NotTls,
+    /// Who must send a PROXY header sent none.
+    ProxyHeaderMissing,
+    ProxyHeaderMalformed,
+    /// A PROXY header from somebody who is not to send one.
+    ProxyHeaderUnexpected,
     /// A CA asked whether a name leads here (RFC 8737), and was shown.
     AcmeChallenge,
     /// Something that is not TLS came together with STARTTLS or behind it.
@@ -65,7 +70,8 @@ pub enum Reason {
 pub struct Session {
     ctx: Arc<Context>,
     pub id: u64,
-    pub client: SocketAddr,
+    /// Until a balancer has said whom it speaks for, the balancer.
+    pub client: ClientAddr,
     pub listener: Arc<Listener>,
     pub handshake: Option<Handshake>,
     /// Name and user once somebody is logged in.
@@ -79,7 +85,7 @@ pub struct Session {
 }
 
 impl Session {
-    pub fn open(ctx: &Arc<Context>, client: SocketAddr, listener: &Arc<Listener>) -> Self {
+    pub fn open(ctx: &Arc<Context>, client: ClientAddr, listener: &Arc<Listener>) -> Self {
         ctx.metrics.sessions(Phase::Handshake).inc();
         Self {
             ctx: Arc::clone(ctx),

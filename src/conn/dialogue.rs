@@ -4,7 +4,6 @@
 //! extends it, STARTTLS neither. Until then the backend hears nothing of the client.
 //! Not here: what a client says before STARTTLS ([`super::starttls`]).
 
-use std::net::SocketAddr;
 use std::pin::pin;
 
 use tokio::sync::futures::Notified;
@@ -88,11 +87,6 @@ impl Dialogue {
                 }
             }
         }
-    }
-
-    /// Where the client connected to.
-    pub fn listener(&self) -> SocketAddr {
-        self.client.local_address()
     }
 
     /// What the client told of itself.

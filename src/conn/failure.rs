@@ -30,6 +30,11 @@ pub enum Failure {
     NotTlsHttp,
     NotTlsSsl2,
     NotTls,
+    /// Who must send a PROXY header sent none.
+    ProxyHeaderMissing,
+    ProxyHeaderMalformed,
+    /// A PROXY header from somebody who is not to send one.
+    ProxyHeaderUnexpected,
     /// Behind STARTTLS, or together with it, came something that is not TLS (CVE-2011-0411 and its kin).
     PlaintextAfterStarttls,
     /// TLS 1.1 or older.
@@ -92,6 +97,15 @@ impl Failure {
             Self::NotTlsHttp => "it speaks HTTP",
             Self::NotTlsSsl2 => "its hello has the form of SSL 2",
             Self::NotTls => "it does not speak TLS",
+            Self::ProxyHeaderMissing => {
+                "it is in listen[].proxy_protocol_from and sent no PROXY header: have it send one (HAProxy: send-proxy-v2, nginx: proxy_protocol on), or take it out"
+            }
+            Self::ProxyHeaderMalformed => {
+                "it is in listen[].proxy_protocol_from and its PROXY header can't be read"
+            }
+            Self::ProxyHeaderUnexpected => {
+                "it sent a PROXY header: if it is a balancer, put it into listen[].proxy_protocol_from"
+            }
             Self::PlaintextAfterStarttls => {
                 "it sent plaintext behind STARTTLS, which was discarded"
             }
@@ -135,7 +149,10 @@ impl Failure {
         match self {
             Self::CertificateNotTrusted
             | Self::ClientCertificateRevocationUnknown
-            | Self::RevocationListUnusable => Cure::Operator,
+            | Self::RevocationListUnusable
+            | Self::ProxyHeaderMissing
+            | Self::ProxyHeaderMalformed
+            | Self::ProxyHeaderUnexpected => Cure::Operator,
             Self::Internal => Cure::Us,
             _ => Cure::Client,
         }
@@ -229,6 +246,7 @@ impl From<Foreign> for Failure {
         match foreign {
             Foreign::Imap => Self::NotTlsImap,
             Foreign::Http => Self::NotTlsHttp,
+            Foreign::ProxyHeader => Self::ProxyHeaderUnexpected,
             Foreign::Ssl2(_) => Self::NotTlsSsl2,
             Foreign::Other => Self::NotTls,
         }
@@ -241,6 +259,9 @@ impl From<Failure> for Reason {
             Failure::NotTlsImap => Self::NotTlsImap,
             Failure::NotTlsHttp => Self::NotTlsHttp,
             Failure::NotTlsSsl2 | Failure::NotTls => Self::NotTls,
+            Failure::ProxyHeaderMissing => Self::ProxyHeaderMissing,
+            Failure::ProxyHeaderMalformed => Self::ProxyHeaderMalformed,
+            Failure::ProxyHeaderUnexpected => Self::ProxyHeaderUnexpected,
             Failure::PlaintextAfterStarttls => Self::PlaintextAfterStarttls,
             Failure::Timeout => Self::HandshakeTimeout,
             Failure::Internal => Self::Internal,

@@ -2,12 +2,16 @@
 //! before returned, so none can be skipped, and has one deadline from Settings.
 //!
 //! ```text
-//! accept ── Socket ──▶ [starttls ──▶] tls ── Client ──▶ dialogue ── Login ──▶ backend ── Pair ──▶ relay ──▶ close
-//!                                                          ▲                    │
-//!                                                          └──── refused ───────┘
+//! accept ── Socket ──▶ [proxy_header ──▶ starttls ──▶] tls ── Client ──▶ dialogue ── Login ──▶ backend ── Pair ──▶ relay ──▶ close
+//!                                                                           ▲                    │
+//!                                                                           └──── refused ───────┘
 //! ```
 
+pub mod address;
+
 pub mod accept;
+
+pub mod proxy_header;
 
 pub mod starttls;
 
@@ -41,7 +45,9 @@ use crate::config::settings::{Limits, ListenTls, Timeouts};
 use crate::metrics::Metrics;
 use crate::proto::imap::line;
 use crate::tls::{Serving, acme};
+use address::PeerAddr;
 use close::{Reason, Session};
+use proxy_header::Arrival;
 use relay::Pair;
 
 /// What a connection may use, as of the configuration that it began with; a reload makes the [next](Self::next) one.
@@ -173,17 +179,25 @@ impl Context {
 ///
 /// Years in the relay must not carry the size of the handshake, so what comes before is on the heap; and nothing here
 /// on the way is an `async fn`, whose future would keep every argument beside what it makes of it.
-pub fn serve(socket: TcpStream, session: Session) -> impl Future<Output = ()> + Send {
-    let login = Box::pin(log_in(socket, session)); // Socket -> Pair: somebody is logged in
+pub fn serve(
+    socket: TcpStream,
+    peer: PeerAddr,
+    session: Session,
+) -> impl Future<Output = ()> + Send {
+    let login = Box::pin(log_in(socket, peer, session)); // Socket -> Pair: somebody is logged in
     async move { relay::run(login.await).await } //   Pair   -> Reason: why it ended
 }
 
 /// The session comes back with what it has come to: [`relay::run`] takes both.
-async fn log_in(socket: TcpStream, mut session: Session) -> (Session, Result<Pair, Reason>) {
+async fn log_in(
+    socket: TcpStream,
+    peer: PeerAddr,
+    mut session: Session,
+) -> (Session, Result<Pair, Reason>) {
     let ctx = session.context();
     let pair = tokio::select! {
         biased;
-        pair = until_login(socket, &mut session, &ctx) => pair,
+        pair = until_login(socket, peer, &mut session, &ctx) => pair,
         () = ctx.drain.over() => Err(Reason::Drain),
     };
     (session, pair)
@@ -191,9 +205,12 @@ async fn log_in(socket: TcpStream, mut session: Session) -> (Session, Result<Pai
 
 async fn until_login(
     socket: TcpStream,
+    peer: PeerAddr,
     session: &mut Session,
     ctx: &Context,
 ) -> Result<Pair, Reason> {
+    let arrival = proxy_header::receive(socket, peer, session, ctx).await?; // the client's address is known
+    let Arrival { socket, listener } = arrival;
     let mut dialogue = match session.listener.tls {
         ListenTls::Implicit => {
             let client = tls::accept(socket, None, session, ctx).await?; // Socket -> Client: encrypted
@@ -207,7 +224,9 @@ async fn until_login(
     };
     loop {
         let login = dialogue.next_login(ctx).await?; //               a whole LOGIN or AUTHENTICATE
-        if let Some(logged_in) = backend::log_in(&mut dialogue, &login, session, ctx).await? {
+        if let Some(logged_in) =
+            backend::log_in(&mut dialogue, &login, listener, session, ctx).await?
+        {
             break Ok(dialogue.into_pair(logged_in));
         } // refused: the client was told, and may try again
     }

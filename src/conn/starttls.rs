@@ -23,6 +23,7 @@ use crate::backend::Known;
 use crate::metrics::{HoldResult, Phase};
 use crate::proto::imap::dialogue::{Dialogue, End, Next};
 use crate::proto::imap::secret::Input;
+use crate::proto::proxy_header;
 
 /// Bytes that one read takes; a command has fewer.
 const CHUNK: usize = 2048;
@@ -38,8 +39,13 @@ pub async fn wait(
     let known = known(&mut socket, deadline, ctx).await?;
     send(&mut socket, &known.told_before_tls.greeting, deadline, ctx).await?;
     let (mut dialogue, mut input) = (Dialogue::before_tls(ctx.line_limits()), Input::default());
+    let mut first = true;
     loop {
         receive(&mut socket, &mut input, deadline, ctx).await?;
+        if std::mem::take(&mut first) && proxy_header::announces(input.bytes()) == Some(true) {
+            let reason = Failed::from(Failure::ProxyHeaderUnexpected).report(session, ctx);
+            return Err(close(&mut socket, b"", reason).await);
+        }
         let mut out = Vec::new();
         let next = {
             let now = ctx.backends.known();

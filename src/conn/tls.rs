@@ -29,6 +29,7 @@ use crate::metrics::Phase;
 use crate::proto::client_hello::{Foreign, Look, Reader, Version};
 use crate::proto::record::Records;
 use crate::tls::client_auth::{Identity, Refusal};
+use crate::tls::policy;
 
 /// What TLS adds to a record at most, with room to spare (RFC 8446 §5.2: 256 bytes).
 const RECORD_OVERHEAD: usize = 256;
@@ -47,6 +48,8 @@ pub struct Handshake {
     cipher: Option<CipherSuite>,
     group: Option<NamedGroup>,
     pub resumed: bool,
+    /// `imap` was negotiated by ALPN: nothing else ever is.
+    pub alpn: bool,
     pub sni: Option<Box<str>>,
     /// Whom the client's certificate names, if it has one.
     pub identity: Option<Box<Identity>>,
@@ -136,7 +139,7 @@ pub async fn accept(
 struct Shaking {
     socket: TcpStream,
     starttls: bool,
-    /// Not a byte came.
+    /// Not a byte came, but for line ends.
     silent: bool,
     hello: Option<Version>,
     offer: Option<Offer>,
@@ -214,7 +217,7 @@ impl Shaking {
         let mut reader = Reader::default();
         loop {
             self.read(input).await?;
-            self.silent = false;
+            self.silent = input.iter().all(u8::is_ascii_whitespace);
             match reader.look(input) {
                 Look::More => {}
                 Look::Hello(hello) => {
@@ -260,6 +263,7 @@ impl Handshake {
             cipher: tls.negotiated_cipher_suite().map(|suite| suite.suite()),
             group: tls.negotiated_key_exchange_group().map(|group| group.name()),
             resumed,
+            alpn: tls.alpn_protocol().is_some(),
             sni: None,
             identity: Identity::of(chain, resumed, SystemTime::now())?.map(Box::new),
         })
@@ -275,6 +279,11 @@ impl Handshake {
 
     pub fn cipher(&self) -> &'static str {
         self.cipher.and_then(|cipher| cipher.as_str()).unwrap_or("none")
+    }
+
+    /// As OpenSSL names it, whose names other programs know.
+    pub fn openssl_cipher(&self) -> Option<&'static str> {
+        self.cipher.and_then(policy::openssl_name)
     }
 
     /// `none` for a resumed TLS 1.2 session.

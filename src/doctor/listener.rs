@@ -27,6 +27,7 @@ use crate::config::settings::{Listen, ListenTls, MinVersion};
 use crate::conn::socket;
 use crate::log::printable;
 use crate::proto::imap::response::Kind;
+use crate::proto::proxy_header::{self, Ends};
 
 /// How long somebody who should speak first may be silent.
 const SILENCE: Duration = Duration::from_secs(2);
@@ -78,10 +79,8 @@ async fn announce(listen: &Listen, stream: &mut TcpStream) -> io::Result<()> {
     if !listen.proxy_protocol_from.iter().any(|net| net.contains(&from)) {
         return Ok(());
     }
-    let family = if from.is_ipv4() { "TCP4" } else { "TCP6" };
-    let to = theirs.ip().to_canonical();
-    let header = format!("PROXY {family} {from} {to} {} {}\r\n", ours.port(), theirs.port());
-    stream.write_all(header.as_bytes()).await
+    let header = proxy_header::v1(Some(&Ends::new(ours, theirs)));
+    stream.write_all(&header).await
 }
 
 /// A conversation inside TLS, past the greeting.

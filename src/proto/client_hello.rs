@@ -19,6 +19,8 @@ use std::ops::Range;
 
 use rustls_pki_types::{DnsName, ServerName};
 
+use super::proxy_header;
+
 /// Bytes that are waited for. A hello with a post-quantum key share has 1,800; rustls takes 64 KiB of message.
 pub const MAX_HELLO: usize = 64 * 1024;
 /// Bytes in one plaintext record (RFC 8446 §5.1).
@@ -68,6 +70,8 @@ pub enum Foreign {
     /// Text, which on a mail port is IMAP.
     Imap,
     Http,
+    /// Of either version.
+    ProxyHeader,
     /// A hello in the form of SSL 2, and the highest version that it offers.
     Ssl2(Version),
     Other,
@@ -319,10 +323,15 @@ impl First {
                 Self::Foreign(Foreign::Http)
             }
             _ if METHODS.iter().any(|method| method.starts_with(bytes)) => Self::TooShort,
-            [first, ..] if first.is_ascii_graphic() || first.is_ascii_whitespace() => {
-                Self::Foreign(Foreign::Imap)
-            }
-            _ => Self::Foreign(Foreign::Other),
+            [first, ..] => match proxy_header::announces(bytes) {
+                Some(true) => Self::Foreign(Foreign::ProxyHeader),
+                // It may begin with empty lines, and so these alone are waited behind.
+                None => Self::TooShort,
+                Some(false) if first.is_ascii_graphic() || first.is_ascii_whitespace() => {
+                    Self::Foreign(Foreign::Imap)
+                }
+                Some(false) => Self::Foreign(Foreign::Other),
+            },
         }
     }
 }

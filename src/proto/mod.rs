@@ -4,6 +4,8 @@
 //! test is a table, a fuzz target is three lines and a failure replays.
 #![deny(clippy::disallowed_methods)]
 
+pub mod proxy_header;
+
 pub mod client_hello;
 
 pub mod record;

@@ -148,7 +148,11 @@ impl Listeners {
             }
             let acceptor = Acceptor {
                 socket,
-                listener: Arc::new(Listener { name, tls: listen.tls }),
+                listener: Arc::new(Listener {
+                    name,
+                    tls: listen.tls,
+                    proxy_protocol_from: listen.proxy_protocol_from.clone(),
+                }),
                 ctx: Arc::clone(ctx),
                 sessions: self.around.sessions.clone(),
             };

@@ -7,7 +7,7 @@
 //! Not here: combinations that cannot work (`config::rules`).
 
 use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
-use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
+use rustls::{CipherSuite, SupportedCipherSuite, SupportedProtocolVersion};
 
 use crate::config::settings::{self, MinVersion};
 
@@ -24,6 +24,23 @@ pub fn suites() -> Vec<(&'static str, SupportedCipherSuite)> {
         named.push((iana, suite));
     }
     named
+}
+
+/// The name that OpenSSL has for a suite, of those that there are.
+pub fn openssl_name(suite: CipherSuite) -> Option<&'static str> {
+    use CipherSuite as S;
+    Some(match suite {
+        S::TLS13_AES_128_GCM_SHA256 => "TLS_AES_128_GCM_SHA256",
+        S::TLS13_AES_256_GCM_SHA384 => "TLS_AES_256_GCM_SHA384",
+        S::TLS13_CHACHA20_POLY1305_SHA256 => "TLS_CHACHA20_POLY1305_SHA256",
+        S::TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256 => "ECDHE-ECDSA-AES128-GCM-SHA256",
+        S::TLS_ECDHE_ECDSA_WITH_AES_256_GCM_SHA384 => "ECDHE-ECDSA-AES256-GCM-SHA384",
+        S::TLS_ECDHE_ECDSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-ECDSA-CHACHA20-POLY1305",
+        S::TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256 => "ECDHE-RSA-AES128-GCM-SHA256",
+        S::TLS_ECDHE_RSA_WITH_AES_256_GCM_SHA384 => "ECDHE-RSA-AES256-GCM-SHA384",
+        S::TLS_ECDHE_RSA_WITH_CHACHA20_POLY1305_SHA256 => "ECDHE-RSA-CHACHA20-POLY1305",
+        _ => return None,
+    })
 }
 
 /// Every group under its name, best first.
@@ -105,6 +122,13 @@ mod tests {
             names
         };
         assert_eq!(of(default_suites()), of(aws_lc_rs::ALL_CIPHER_SUITES.to_vec()));
+    }
+
+    #[test]
+    fn openssl_has_a_name_for_every_suite() {
+        for suite in aws_lc_rs::ALL_CIPHER_SUITES {
+            assert!(openssl_name(suite.suite()).is_some(), "{suite:?}");
+        }
     }
 
     #[test]

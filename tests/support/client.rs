@@ -5,7 +5,7 @@
 
 use std::fmt;
 use std::io::{self, Read, Write};
-use std::net::{Shutdown, SocketAddr, TcpStream};
+use std::net::{IpAddr, Shutdown, SocketAddr, TcpStream};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -13,6 +13,7 @@ use rustls::pki_types::ServerName;
 use rustls::{
     ClientConfig, ClientConnection, RootCertStore, StreamOwned, SupportedProtocolVersion,
 };
+use socket2::{Domain, Socket, Type};
 
 use super::wait::PATIENCE;
 
@@ -75,7 +76,22 @@ impl fmt::Debug for Client {
 impl Client {
     /// Connects and completes the handshake; the error is the alert or what else went wrong.
     pub fn tls(address: SocketAddr, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
-        let tcp = dial(address)?;
+        Self::tls_over(dial(address)?, config, name)
+    }
+
+    /// As [`Client::tls`], from an address of this machine.
+    pub fn tls_from(
+        source: IpAddr,
+        address: SocketAddr,
+        config: &Arc<ClientConfig>,
+    ) -> io::Result<Self> {
+        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+        socket.bind(&SocketAddr::new(source, 0).into())?;
+        socket.connect_timeout(&address.into(), PATIENCE)?;
+        Self::tls_over(prepared(socket.into())?, config, "localhost")
+    }
+
+    fn tls_over(tcp: TcpStream, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
         let name = ServerName::try_from(name.to_owned()).expect("the test gives a name");
         let connection =
             ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
@@ -84,6 +100,17 @@ impl Client {
             stream.conn.complete_io(&mut stream.sock)?;
         }
         Ok(Self::over(Transport::Tls(Box::new(stream))))
+    }
+
+    /// As [`Client::tls`], behind a PROXY header.
+    pub fn tls_behind(
+        header: &[u8],
+        address: SocketAddr,
+        config: &Arc<ClientConfig>,
+    ) -> io::Result<Self> {
+        let mut tcp = dial(address)?;
+        tcp.write_all(header)?;
+        Self::tls_over(tcp, config, "localhost")
     }
 
     /// A client that speaks no TLS.
@@ -313,7 +340,10 @@ impl Client {
 }
 
 fn dial(address: SocketAddr) -> io::Result<TcpStream> {
-    let tcp = TcpStream::connect_timeout(&address, PATIENCE)?;
+    prepared(TcpStream::connect_timeout(&address, PATIENCE)?)
+}
+
+fn prepared(tcp: TcpStream) -> io::Result<TcpStream> {
     tcp.set_nodelay(true)?;
     tcp.set_read_timeout(Some(PATIENCE))?;
     tcp.set_write_timeout(Some(PATIENCE))?;

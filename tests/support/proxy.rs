@@ -234,6 +234,13 @@ impl<'a> Proxy<'a> {
         Client::tls(self.imaps, &config, options.name)
     }
 
+    /// A TLS client whose address is `source`, one of the loopback's.
+    #[track_caller]
+    pub fn connect_from(&self, source: Ipv4Addr) -> Client {
+        let config = TlsOptions::default().config(&self.certificates.roots);
+        Client::tls_from(source.into(), self.imaps, &config).expect("the handshake succeeds")
+    }
+
     /// A TLS client that is logged in as alice.
     #[track_caller]
     pub fn logged_in(&self) -> Client {
