@@ -282,6 +282,51 @@ fn a_server_that_expects_a_proxy_header_is_found_out() {
 }
 
 #[test]
+fn dovecot_that_reads_the_header_and_a_balancer_in_front_have_ticks_only() {
+    let (_dovecot, address) = proxied();
+    let backend = support::Unreachable(address.to_string());
+    let yaml = "backend: { identity: proxy-v2, proxy_tlvs: dovecot-2.3 }";
+    let proxy = Proxy::starting(&backend).fixed_ports().config(yaml);
+    let port = free_port();
+    let yaml =
+        format!("listen: [{{ address: '127.0.0.1:{port}', proxy_protocol_from: [127.0.0.0/8] }}]");
+    let proxy = proxy.config(&yaml).start();
+    let ca = proxy.certificates.ca.display().to_string();
+    let found = Diagnosis::of(&config_of(&proxy), &["--ca", &ca, "--user", "alice"], b"secret\n");
+    let others: Vec<_> = found.findings.iter().filter(|f| f["verdict"] != "ok").collect();
+    assert!(others.is_empty(), "{others:#?}");
+    found.is("server", "product", "ok", &["Dovecot 2.3"]);
+    found.is("login", "login", "ok", &["past the proxy and through it"]);
+}
+
+#[test]
+fn dovecot_that_believes_no_header_of_ours_is_found_out() {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let _dovecot = Dovecot::with(&format!(
+        "haproxy_trusted_networks = 10.9.9.9\n\
+         service imap-login {{\n inet_listener proxied {{\n address = {}\n port = {}\n haproxy = yes\n }}\n}}",
+        address.ip(),
+        address.port()
+    ));
+    let found = unstarted(address, ", identity: proxy-v2");
+    let words = ["closes the connection without a word", "haproxy_trusted_networks = "];
+    found.names("server", "greeting", &words);
+}
+
+#[test]
+fn a_server_that_hangs_is_told_from_one_that_closes() {
+    let backend = FakeBackend::raw(|session| {
+        session.drain();
+    });
+    let place = Place::new();
+    let file = place.config(&format!("servers: [{{ address: '{}' }}]", backend.address));
+    let text = fs::read_to_string(&file).unwrap();
+    fs::write(&file, text.replace("backend_greeting: 5s", "backend_greeting: 1s")).unwrap();
+    let found = Diagnosis::of(&file, &[], b"");
+    found.names("server", "greeting", &["says nothing within 1s", "hangs"]);
+}
+
+#[test]
 fn a_server_that_expects_no_proxy_header_is_found_out() {
     let dovecot = Dovecot::start();
     for identity in ["proxy-v1", "proxy-v2"] {
