@@ -99,7 +99,7 @@ fn has_avx2() -> bool {
     return false;
 }
 
-fn output_size<A, B, F: Future>(_: impl FnOnce(A, B) -> F) -> usize {
+fn output_size<A, B, C, F: Future>(_: impl FnOnce(A, B, C) -> F) -> usize {
     size_of::<F>()
 }
 
