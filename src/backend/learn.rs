@@ -16,6 +16,7 @@ use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
 use tokio::task::{AbortHandle, JoinSet};
 use tokio::time::{sleep, sleep_until, timeout};
 
+use super::connect::source_towards;
 use super::dial::{self, Failure, Link};
 use super::resolve::Address;
 use super::server::{Endpoint, Server};
@@ -178,11 +179,11 @@ fn jittered(interval: Duration) -> Duration {
 async fn ask(server: &Server, endpoint: &Endpoint) -> Result<(Said, Duration), Error> {
     let start = Instant::now();
     let link = server.dial(endpoint, None).await?;
-    let us = link.stream.local_addr().ok().map(|us| us.ip().to_canonical());
     let (limit, took) = (server.goes_by.timeouts.greeting, start.elapsed());
     let (greeting, capabilities) =
         timeout(limit, capabilities(link)).await.map_err(|_| Error::Timeout(limit))??;
     let text = text_of(&greeting).iter().copied().filter(|byte| !byte.is_ascii_control()).collect();
+    let us = source_towards(&endpoint.address);
     Ok((Said { text, capabilities, us }, took))
 }
 

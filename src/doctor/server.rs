@@ -13,6 +13,7 @@ use tokio::time::timeout;
 use super::finding::{Check, Section};
 use super::talk::{self, Talk, Told};
 use super::{Examined, protocol};
+use crate::backend::connect::source_towards;
 use crate::backend::cures::{self, Cure, OURS, Step};
 use crate::backend::dial;
 use crate::backend::product::Product;
@@ -70,7 +71,7 @@ pub async fn dial(
         greeting: limits.backend_greeting,
     };
     let link = dial::dial(address, settings, &timeouts, None).await?;
-    let us = link.stream.local_addr().ok().map(|address| address.ip().to_canonical());
+    let us = source_towards(address);
     let talk = Talk::new(link.stream, link.input, limits.backend_greeting);
     Ok((talk, link.greeting, Met { told: Told::default(), us, address: address.clone() }))
 }
@@ -373,7 +374,7 @@ async fn explain(
         ),
         other => {
             if !tried(at, settings, examined, section).await {
-                unexplained(settings, &other, section);
+                unexplained(at, settings, &other, section);
             }
         }
     }
@@ -489,7 +490,7 @@ fn altered(settings: &settings::Server, other: Other) -> settings::Server {
 }
 
 /// No way leads to IMAP: what was seen, as far as it is known.
-fn unexplained(settings: &settings::Server, failed: &Failed, section: &mut Section) {
+fn unexplained(at: &Address, settings: &settings::Server, failed: &Failed, section: &mut Section) {
     let with_header = matches!(settings.identity, Identity::ProxyV1 | Identity::ProxyV2(_));
     match failed {
         Failed::Dial(dial::Error::NotImap(text)) => {
@@ -501,7 +502,7 @@ fn unexplained(settings: &settings::Server, failed: &Failed, section: &mut Secti
             let link = cures::Link {
                 product: Product::Unknown,
                 identity: &settings.identity,
-                proxy: None,
+                proxy: source_towards(at),
                 offers_starttls: false,
             };
             let cures = if with_header { link.header_not_trusted() } else { Vec::new() };
