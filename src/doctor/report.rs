@@ -165,8 +165,8 @@ mod tests {
 Server legacy:143
   ✓ port                10.0.0.2:143 answers
   ✗ login-disabled      LOGINDISABLED
-                        It refuses passwords on a connection that it takes for unencrypted, so nobody can log in
-                        through the proxy either
+                        It refuses passwords on a connection that it takes for unencrypted, so nobody can log
+                        in through the proxy either
                         → do this
                           in /etc/x.conf:
                             a {
