@@ -56,6 +56,13 @@ pub enum Failure {
     OutOfDescriptors,
 }
 
+impl Failure {
+    /// It says nothing about the server.
+    pub fn is_ours(self) -> bool {
+        matches!(self, Self::OutOfDescriptors)
+    }
+}
+
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{host} does not resolve: {why}")]

@@ -93,8 +93,8 @@ impl Health {
     /// A look failed.
     pub fn on_bad_look(&mut self, failure: Failure, now: Instant) -> Option<Change> {
         self.looked = now;
-        if failure == Failure::OutOfDescriptors {
-            self.next = now + MAX_WAIT; // says nothing about it
+        if failure.is_ours() {
+            self.next = now + MAX_WAIT;
             return None;
         }
         if self.standing == Standing::Down {
@@ -106,7 +106,7 @@ impl Health {
 
     /// A session could not use it.
     pub fn on_bad_dial(&mut self, failure: Failure, now: Instant) -> Option<Change> {
-        if failure == Failure::OutOfDescriptors {
+        if failure.is_ours() {
             return None;
         }
         self.fail(failure, now)

@@ -5,21 +5,21 @@
 //! the looks at many servers do not come in step. What it says is repaired once and then greets every client, so that
 //! scanners and silent clients cost the backend nothing.
 
-use std::collections::HashMap;
+use std::future::poll_fn;
 use std::hash::{BuildHasher as _, RandomState};
 use std::io;
-use std::pin::pin;
+use std::pin::{Pin, pin};
 use std::sync::Arc;
+use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::task::{AbortHandle, JoinSet};
+use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
 
 use super::connect::source_towards;
 use super::dial::{self, Failure, Link};
-use super::resolve::Address;
-use super::server::{Endpoint, Server};
+use super::server::{Endpoint, Place, Server};
 use super::{Known, News, Said};
 use crate::proto::imap::capability;
 use crate::proto::imap::response::{self, Kind, Response};
@@ -54,9 +54,20 @@ impl Error {
     }
 }
 
-/// Keeps what is known of one server fresh, for ever.
+/// Keeps what is known of one server fresh, for ever. All of it is one task, so that nothing of it outlives it.
 pub async fn keep(server: Arc<Server>) {
+    let mut addresses = pin!(look_up(&server));
     let mut watches = Watches::default();
+    poll_fn(|cx| {
+        let _: Poll<()> = addresses.as_mut().poll(cx);
+        watches.fit(&server);
+        watches.poll(cx)
+    })
+    .await
+}
+
+/// Looks the name up whenever it is time to.
+async fn look_up(server: &Server) {
     let mut wait = FIRST_WAIT;
     loop {
         let limit = server.goes_by.timeouts.connect;
@@ -74,7 +85,6 @@ pub async fn keep(server: Arc<Server>) {
                 Some(until)
             }
         };
-        watches.keep(&server);
         let over = async {
             match until {
                 Some(until) => sleep_until(until).await,
@@ -88,33 +98,33 @@ pub async fn keep(server: Arc<Server>) {
     }
 }
 
-/// What watches the addresses of one server; ends with it.
+/// What watches each address of one server.
 #[derive(Default)]
-struct Watches {
-    tasks: JoinSet<()>,
-    by_address: HashMap<Address, (Arc<Endpoint>, AbortHandle)>,
-}
+struct Watches(Vec<(Arc<Endpoint>, Watch)>);
+
+/// Never ready.
+type Watch = Pin<Box<dyn Future<Output = ()> + Send>>;
 
 impl Watches {
     /// One for each address that it has now.
-    fn keep(&mut self, server: &Arc<Server>) {
+    fn fit(&mut self, server: &Arc<Server>) {
         let places = server.places();
-        while self.tasks.try_join_next().is_some() {}
-        self.by_address.retain(|_, (watched, task)| {
-            let stays = places.iter().any(|place| Arc::ptr_eq(&place.endpoint, watched));
-            if !stays {
-                task.abort();
-            }
-            stays && !task.is_finished()
+        self.0.retain(|(watched, _)| {
+            places.iter().any(|place| Arc::ptr_eq(&place.endpoint, watched))
         });
-        for place in places.iter() {
-            let Self { tasks, by_address } = self;
-            by_address.entry(place.endpoint.address.clone()).or_insert_with(|| {
-                let endpoint = Arc::clone(&place.endpoint);
-                let task = tasks.spawn(watch(Arc::clone(server), Arc::clone(&endpoint)));
-                (endpoint, task)
-            });
+        for Place { endpoint, .. } in places.iter() {
+            if !self.0.iter().any(|(watched, _)| Arc::ptr_eq(watched, endpoint)) {
+                let watch = watch(Arc::clone(server), Arc::clone(endpoint));
+                self.0.push((Arc::clone(endpoint), Box::pin(watch)));
+            }
         }
+    }
+
+    fn poll(&mut self, cx: &mut Context<'_>) -> Poll<()> {
+        for (_, watch) in &mut self.0 {
+            let _: Poll<()> = watch.as_mut().poll(cx);
+        }
+        Poll::Pending
     }
 }
 

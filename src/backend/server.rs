@@ -22,7 +22,7 @@ use super::identity::Caller;
 use super::product::{self, Product};
 use super::resolve::{Address, Resolver, Target};
 use super::{Known, News, Said};
-use crate::config::settings::{self, Capabilities, ServerState};
+use crate::config::settings::{self, Capabilities, Identity, ServerState};
 use crate::metrics::{BackendGauges, BackendMetrics};
 use crate::proto::imap::capability::{self, Repair};
 use crate::proto::imap::login::Dialect;
@@ -285,6 +285,10 @@ impl Server {
     pub fn on_bad_dial(&self, endpoint: &Endpoint, error: &dial::Error) {
         let (failure, was_up) = (error.failure(), endpoint.is_up());
         self.metrics.connect_failed(failure);
+        if self.goes_by.server.identity == Identity::Transparent {
+            // Perhaps only the way back to this client is missing: a look from our own address tells.
+            return self.on_doubt(endpoint);
+        }
         let change = endpoint.health().on_bad_dial(failure, Instant::now());
         endpoint.stirred.notify_one();
         self.on_bad(endpoint, change, was_up, error);
@@ -309,7 +313,7 @@ impl Server {
             tracing::warn!(backend, address, error, "backend is down");
         } else if was_up {
             tracing::warn!(backend, address, error, "backend's address is down");
-        } else if self.is_up() {
+        } else if *self.verdict() != Some(false) {
             // Such as the other family of a name.
             tracing::info!(backend, address, error, "backend's address does not work");
         }

@@ -202,11 +202,11 @@ section! {
         pub tls: At<BackendTls> = "none",
         /// How servers are watched.
         pub health: Health,
-        /// How long a client waits while no server works, before it is told so. From 0s to 1m.
+        /// How long a client waits while no server works or has room, before it is told so. From 0s to 1m.
         pub hold: Span<0, MINUTE> = "0s",
         /// Changes to the capabilities that the servers announce.
         pub capabilities: Capabilities,
-        /// For one server, all of its addresses together. From 100ms to 1m.
+        /// For one address of a server, and for looking up its name. From 100ms to 1m.
         pub connect_timeout: Span<SHORTEST, MINUTE> = "5s",
     }
 }

@@ -192,7 +192,7 @@ pub struct Backend {
     pub hold: Duration,
     pub health: Health,
     pub capabilities: Capabilities,
-    /// For one server, all of its addresses together.
+    /// For one address; for looking up a name.
     pub connect_timeout: Duration,
 }
 

@@ -91,7 +91,8 @@ impl Client {
         Self::tls_over(prepared(socket.into())?, config, "localhost")
     }
 
-    fn tls_over(tcp: TcpStream, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
+    /// On a connection that is there.
+    pub fn tls_over(tcp: TcpStream, config: &Arc<ClientConfig>, name: &str) -> io::Result<Self> {
         let name = ServerName::try_from(name.to_owned()).expect("the test gives a name");
         let connection =
             ClientConnection::new(Arc::clone(config), name).map_err(io::Error::other)?;
@@ -337,6 +338,15 @@ impl Client {
         });
         None
     }
+}
+
+/// From another address than the system would choose.
+pub fn dial_from(source: IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
+    let domain = socket2::Domain::for_address(address);
+    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    socket.connect_timeout(&address.into(), PATIENCE)?;
+    prepared(socket.into())
 }
 
 fn dial(address: SocketAddr) -> io::Result<TcpStream> {

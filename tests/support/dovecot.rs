@@ -6,8 +6,11 @@ use std::net::{Ipv4Addr, SocketAddr, TcpStream};
 use std::os::unix::fs::{PermissionsExt, chown};
 use std::path::{Path, PathBuf};
 use std::process::Command;
+use std::sync::{Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 use std::{fs, thread};
+
+use rustix::process::Signal;
 
 use super::certificates::Certificates;
 use super::process::Process;
@@ -16,7 +19,7 @@ use super::proxy::{Backend, free_port};
 use super::wait::{PATIENCE, within};
 
 pub struct Dovecot {
-    process: Process,
+    process: Mutex<Process>,
     pub address: SocketAddr,
     folder: tempfile::TempDir,
     owner: u32,
@@ -75,7 +78,6 @@ impl Dovecot {
                  service anvil {{\n chroot =\n}}\nservice imap-login {{\n chroot =\n}}\n"
             )
         };
-        let dovecot = program("dovecot", "dovecot-imapd");
         for _ in 0..5 {
             let address = SocketAddr::from((ip, free_port()));
             let file = path.join("dovecot.conf");
@@ -87,10 +89,9 @@ impl Dovecot {
                 .replace("GID", &group.to_string())
                 .replace("FOLDER", &path.display().to_string());
             fs::write(&file, template + &unprivileged + config).expect("the folder is ours");
-            let mut command = Command::new(&dovecot);
-            command.arg("-F").arg("-c").arg(&file);
-            let mut process = Process::start(command);
+            let mut process = run(&file);
             if wait_for_greeting(&mut process, address) {
+                let process = Mutex::new(process);
                 let dovecot = Self { process, address, folder, owner };
                 dovecot.wait_for_connections(0);
                 return dovecot;
@@ -101,6 +102,32 @@ impl Dovecot {
             assert!(said.contains("Address already in use"), "Dovecot does not start:\n{said}");
         }
         panic!("five ports in a row were taken");
+    }
+
+    /// It and all that it has started.
+    pub fn kill(&self) {
+        self.process().kill_group();
+    }
+
+    /// At its old address, after [`Self::kill`].
+    #[track_caller]
+    pub fn start_again(&self) {
+        let file = self.folder.path().join("dovecot.conf");
+        within(PATIENCE, "Dovecot starts again", || {
+            let mut process = run(&file);
+            let greets = wait_for_greeting(&mut process, self.address);
+            *self.process() = process;
+            greets
+        });
+    }
+
+    /// SIGSTOP or SIGCONT, for it and all that it has started.
+    pub fn signal(&self, signal: Signal) {
+        self.process().signal_group(signal);
+    }
+
+    fn process(&self) -> MutexGuard<'_, Process> {
+        self.process.lock().unwrap_or_else(PoisonError::into_inner)
     }
 
     pub fn log(&self) -> String {
@@ -181,8 +208,14 @@ impl Drop for Dovecot {
         }
         // The master with its children, which share its process group: asked nicely it takes a second,
         // and nothing in the folder outlives the test anyway.
-        self.process.kill_group();
+        self.kill();
     }
+}
+
+fn run(file: &Path) -> Process {
+    let mut command = Command::new(program("dovecot", "dovecot-imapd"));
+    command.arg("-F").arg("-c").arg(file);
+    Process::start(command)
 }
 
 /// False when Dovecot ended instead.

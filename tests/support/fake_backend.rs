@@ -33,6 +33,8 @@ impl Switch {
     }
 }
 
+const PLAIN: &str = "IMAP4rev1 SASL-IR ID IDLE LITERAL+ AUTH=PLAIN";
+
 pub struct FakeBackend {
     pub address: SocketAddr,
     shared: Arc<Shared>,
@@ -53,7 +55,22 @@ struct Shared {
 impl FakeBackend {
     /// `script` runs once a connection, in a thread of its own; the connection closes when it returns.
     pub fn raw(script: impl Fn(&mut Session) + Send + Sync + 'static) -> Self {
-        let listener = TcpListener::bind((Ipv4Addr::LOCALHOST, 0)).expect("loopback is there");
+        Self::raw_at((Ipv4Addr::LOCALHOST, 0).into(), script)
+    }
+
+    /// A whole server at this address.
+    pub fn at(address: SocketAddr) -> Self {
+        Self::raw_at(address, |session| {
+            session.greet(PLAIN);
+            session.serve(PLAIN, &|_, _| false);
+        })
+    }
+
+    pub fn raw_at(
+        address: SocketAddr,
+        script: impl Fn(&mut Session) + Send + Sync + 'static,
+    ) -> Self {
+        let listener = TcpListener::bind(address).expect("the address is free");
         let address = listener.local_addr().expect("it is bound");
         let shared = Arc::new(Shared::default());
         let script = Arc::new(script);
@@ -103,7 +120,7 @@ impl FakeBackend {
 
     /// A whole server without a hook.
     pub fn plain() -> Self {
-        Self::imap("SASL-IR ID IDLE LITERAL+ AUTH=PLAIN", |_, _| false)
+        Self::at((Ipv4Addr::LOCALHOST, 0).into())
     }
 
     /// Connections ever accepted.

@@ -18,6 +18,7 @@
 mod authority;
 mod certificates;
 mod client;
+mod dns;
 mod dovecot;
 mod fake_backend;
 mod pebble;
@@ -28,7 +29,8 @@ mod wait;
 
 pub use authority::{Authority, Issued, KeyKind, days, replace};
 pub use certificates::Certificates;
-pub use client::{Client, End, TlsOptions};
+pub use client::{Client, End, TlsOptions, dial_from};
+pub use dns::{Dns, Record};
 pub use dovecot::Dovecot;
 pub use fake_backend::{Command, FakeBackend, Session, Switch};
 pub use pebble::{HMAC_KEY, Pebble, connects};

@@ -80,6 +80,13 @@ impl Process {
         }
     }
 
+    /// To it and whatever it has started.
+    pub fn signal_group(&self, signal: Signal) {
+        if self.status.is_none() {
+            let _ = kill_process_group(Pid::from_child(&self.child), signal);
+        }
+    }
+
     /// Kills it and whatever it has started, and waits for its end.
     pub fn kill_group(&mut self) {
         if self.status.is_none() {

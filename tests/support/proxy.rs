@@ -3,7 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
 use std::sync::{Mutex, MutexGuard, PoisonError};
@@ -64,6 +64,7 @@ pub struct Starting<'a> {
     ready: bool,
     fixed: Option<[SocketAddr; 2]>,
     descriptors: Option<usize>,
+    etc: Option<PathBuf>,
     stdout: Option<Stdio>,
     environment: BTreeMap<String, String>,
 }
@@ -107,6 +108,13 @@ impl<'a> Starting<'a> {
             "{{ listen: [{{ address: '127.0.0.1:{imaps}' }}], \
              metrics: {{ address: '127.0.0.1:{metrics}' }} }}"
         ))
+    }
+
+    /// The proxy sees these files as its `/etc/hosts` and `/etc/resolv.conf`. That takes a mount, so it takes root.
+    #[must_use]
+    pub fn etc(mut self, folder: &Path) -> Self {
+        self.etc = Some(folder.to_owned());
+        self
     }
 
     /// Standard output goes elsewhere.
@@ -153,6 +161,13 @@ impl<'a> Starting<'a> {
                 command
             }
         };
+        if let Some(etc) = &self.etc {
+            assert!(rustix::process::geteuid().is_root(), "this test mounts files: run it as root");
+            let inner = command;
+            command = Command::new(super::program("unshare", "util-linux"));
+            command.args(["--mount", "sh", "-c", MOUNT, "sh"]).arg(etc);
+            command.arg(inner.get_program()).args(inner.get_args());
+        }
         command.arg("run").arg("--config").arg(&file).current_dir(folder.path());
         command.envs(&self.environment);
         let stdout = self.stdout.unwrap_or_else(Stdio::piped);
@@ -192,6 +207,10 @@ impl<'a> Starting<'a> {
     }
 }
 
+const MOUNT: &str = r#"
+for file in hosts resolv.conf; do mount --bind "$1/$file" "/etc/$file" || exit 1; done
+shift; exec "$@""#;
+
 /// A running proxy. When a test fails its log is printed.
 pub struct Proxy<'a> {
     process: Mutex<Process>,
@@ -218,6 +237,7 @@ impl<'a> Proxy<'a> {
             ready: true,
             fixed: None,
             descriptors: None,
+            etc: None,
             stdout: None,
             environment: BTreeMap::new(),
         }
