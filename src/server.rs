@@ -121,6 +121,7 @@ impl Running {
         let news = store.load(now)?;
         let (configured, serving, fresh) =
             tls::Configured::new(&settings.tls, store.names(), None, now)?;
+        let connectors = tls::backend::connectors(&settings.backend).map_err(tls::Error::from)?;
         let (sessions, background) = (TaskTracker::new(), TaskTracker::new());
         let (readiness, answers) = (Arc::<Readiness>::default(), Arc::<acme::Answers>::default());
         let mut listeners = Listeners::new(listeners::Around {
@@ -136,7 +137,7 @@ impl Running {
         certificates::announce(&news, Occasion::Start, &store, &metrics, &readiness);
         certificates::announce_parts(&fresh, &metrics);
         warning.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let backends = Backends::new(&settings, &metrics, None);
+        let backends = Backends::new(&settings, connectors, &metrics, None);
         backends.replace(None, &metrics);
         readiness.set_backends(backends.states());
         let keeper = Keeper::new(store, configured, Arc::clone(&serving));

@@ -314,6 +314,43 @@ fn dovecot_that_believes_no_header_of_ours_is_found_out() {
 }
 
 #[test]
+fn tls_to_a_server_is_told_apart_from_what_it_should_be() {
+    let tls = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let dovecot = Dovecot::with(&format!(
+        "service imap-login {{\n inet_listener secure {{\n address = {}\n port = {}\n ssl = yes\n }}\n}}",
+        tls.ip(),
+        tls.port()
+    ));
+    let ca = dovecot.ca().display().to_string();
+    for (address, mode) in [(dovecot.address, "starttls"), (tls, "implicit")] {
+        let trusting = format!(", tls: {{ mode: {mode}, ca: '{ca}' }}");
+        let found = unstarted(address, &trusting);
+        found.is("server", "encryption", "ok", &["its certificate is trusted"]);
+        assert_eq!(found.code, Some(0), "{:#?}", found.findings);
+        let named = format!(", tls: {{ mode: {mode}, ca: '{ca}', server_name: mail.example.org }}");
+        let words = ["mail.example.org", "server_name: <name in its certificate>"];
+        unstarted(address, &named).names("server", "encryption", &words);
+        // Another CA of the same name.
+        let place = Place::new();
+        let other = place.certificates.ca.display();
+        let backend = format!(
+            "servers: [{{ address: '{address}' }}], tls: {{ mode: {mode}, ca: '{other}' }}"
+        );
+        place.examine(&backend).names("server", "encryption", &["ca: <PEM file", "no password"]);
+    }
+    let words = ["it speaks TLS from the first byte", "mode: implicit"];
+    unstarted(tls, "").names("server", "encryption", &words);
+    let words = ["it speaks plaintext", "tls: none"];
+    let wanted = format!(", tls: {{ mode: implicit, ca: '{ca}' }}");
+    unstarted(dovecot.address, &wanted).names("server", "encryption", &words);
+    let cyrus = greeting(CYRUS);
+    let wanted = format!(", tls: {{ mode: starttls, ca: '{ca}' }}");
+    unstarted(cyrus.address, &wanted).names("server", "encryption", &["does not offer STARTTLS"]);
+    let found = unstarted("unix:/nonexistent/imap.sock", "");
+    found.names("server", "port", &["/nonexistent/imap.sock", "has its socket elsewhere"]);
+}
+
+#[test]
 fn a_server_that_hangs_is_told_from_one_that_closes() {
     let backend = FakeBackend::raw(|session| {
         session.drain();

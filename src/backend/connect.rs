@@ -4,13 +4,19 @@
 
 use std::io;
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
+use std::path::Path;
 use std::time::Duration;
 
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::net::{TcpStream, UnixStream};
+use tokio::time::{sleep, timeout};
 
 use super::dial::Error;
 use super::resolve::Address;
+use super::stream::Stream;
+use crate::conn::socket;
+
+/// How soon a Unix socket whose queue is full is tried again: the system does not say when it has room.
+const RETRY: Duration = Duration::from_millis(20);
 
 /// The address from which connections to `address` come, as the routes stand; nothing is sent. `None`: there are no routes, or
 /// no addresses.
@@ -25,16 +31,29 @@ pub fn source_towards(address: &Address) -> Option<IpAddr> {
     socket.local_addr().ok().map(|source| source.ip().to_canonical())
 }
 
-pub async fn connect(address: &Address, limit: Duration) -> Result<TcpStream, Error> {
+pub async fn connect(address: &Address, limit: Duration) -> Result<Stream, Error> {
     let connecting = async {
         match address {
-            Address::Ip(address) => TcpStream::connect(address).await,
-            Address::Unix(_) => Err(io::ErrorKind::Unsupported.into()),
+            Address::Ip(address) => {
+                let stream = TcpStream::connect(address).await?;
+                socket::prepare(&stream);
+                Ok(Stream::Tcp(stream))
+            }
+            Address::Unix(path) => Ok(Stream::Unix(Box::new(unix(path).await?))),
         }
     };
     match timeout(limit, connecting).await {
         Ok(Ok(stream)) => Ok(stream),
         Ok(Err(source)) => Err(Error::Connect { address: address.clone(), source }),
         Err(_) => Err(Error::Timeout(limit)),
+    }
+}
+
+async fn unix(path: &Path) -> io::Result<UnixStream> {
+    loop {
+        match UnixStream::connect(path).await {
+            Err(error) if error.kind() == io::ErrorKind::WouldBlock => sleep(RETRY).await,
+            done => return done,
+        }
     }
 }

@@ -8,17 +8,20 @@
 use std::io;
 use std::time::Duration;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
-use tokio::net::TcpStream;
-use tokio::time::timeout;
+use tokio::io::AsyncReadExt as _;
+use tokio::time::{Instant, timeout_at};
 
 use super::connect::connect;
 use super::identity::{self, Caller};
 use super::resolve::Address;
+use super::secure;
+use super::stream::Stream;
 use crate::config::settings;
 use crate::conn::socket;
 use crate::proto::imap::response::{self, Kind, Response};
+use crate::proto::imap::upgrade;
 use crate::proto::proxy_header::Ends;
+use crate::tls::backend::Connector;
 
 /// Longest greeting line; Dovecot's lines end at 8 KiB.
 const MAX_GREETING: usize = 8 * 1024;
@@ -33,7 +36,7 @@ pub struct Timeouts {
 
 /// A connection behind its greeting.
 pub struct Link {
-    pub stream: TcpStream,
+    pub stream: Stream,
     /// What the server sent behind the greeting.
     pub input: Vec<u8>,
     /// The greeting's text, its code included.
@@ -53,6 +56,14 @@ pub enum Failure {
     NotImap,
     Preauth,
     Bye,
+    /// It agrees to no STARTTLS.
+    Starttls,
+    /// Something came together with its OK to STARTTLS.
+    PlaintextAfterStarttls,
+    /// The handshake fails.
+    Tls,
+    /// Its certificate is not good enough.
+    Certificate,
     OutOfDescriptors,
 }
 
@@ -73,6 +84,8 @@ pub enum Error {
     Timeout(Duration),
     #[error("no greeting within {0:?}")]
     GreetingTimeout(Duration),
+    #[error("TLS does not come about within {0:?}")]
+    HandshakeTimeout(Duration),
     #[error("it closed the connection before it said anything useful")]
     Closed,
     #[error("it does not greet as an IMAP server does: {0:?}")]
@@ -81,6 +94,8 @@ pub enum Error {
     Preauth,
     #[error("it says BYE: {0:?}")]
     Bye(String),
+    #[error(transparent)]
+    Secure(#[from] secure::Error),
 }
 
 impl Error {
@@ -94,36 +109,73 @@ impl Error {
                 _ => Failure::Unreachable,
             },
             Self::Timeout(_) => Failure::Timeout,
-            Self::GreetingTimeout(_) => Failure::GreetingTimeout,
+            Self::GreetingTimeout(_) | Self::HandshakeTimeout(_) => Failure::GreetingTimeout,
             Self::Closed => Failure::Closed,
             Self::NotImap(_) => Failure::NotImap,
             Self::Preauth => Failure::Preauth,
             Self::Bye(_) => Failure::Bye,
+            Self::Secure(secure::Error::Handshake(_)) => Failure::Tls,
+            Self::Secure(secure::Error::Certificate(_)) => Failure::Certificate,
+            Self::Secure(secure::Error::StartTls(upgrade::Error::Injected)) => {
+                Failure::PlaintextAfterStarttls
+            }
+            Self::Secure(secure::Error::StartTls(_)) => Failure::Starttls,
         }
     }
 }
 
-/// Connects and reads the greeting. `caller`: whose session it is for, if it is for one.
+/// Connects, begins TLS where it is spoken (`tls`), reads the greeting. `caller`: whose session it is for, if it is for one.
 pub async fn dial(
     address: &Address,
     server: &settings::Server,
+    tls: Option<&Connector>,
     timeouts: &Timeouts,
     caller: Option<&Caller<'_>>,
 ) -> Result<Link, Error> {
     let stream = connect(address, timeouts.connect).await?;
-    socket::prepare(&stream);
-    let link = stream.local_addr().ok().zip(stream.peer_addr().ok());
-    let link = link.map(|(ours, theirs)| Ends::new(ours, theirs));
+    let link = stream.addresses().map(|(ours, theirs)| Ends::new(ours, theirs));
     let header = identity::header(server.identity, caller, link);
-    let greeted = timeout(timeouts.greeting, greeting(stream, &header)).await;
-    greeted.unwrap_or(Err(Error::GreetingTimeout(timeouts.greeting)))
+    open(stream, &header, tls, timeouts.greeting).await
 }
 
-/// `header` goes first and in one write: Dovecot looks at what has arrived once, and at nothing that comes later.
-async fn greeting(mut stream: TcpStream, header: &[u8]) -> Result<Link, Error> {
-    if stream.write_all(header).await.is_err() {
-        return Err(Error::Closed);
+/// From a connection to a greeting inside TLS, if there is TLS, all of it within `limit`. `header` goes first and in one
+/// write: Dovecot looks at what has arrived once, and at nothing that comes later.
+async fn open(
+    mut stream: Stream,
+    header: &[u8],
+    tls: Option<&Connector>,
+    limit: Duration,
+) -> Result<Link, Error> {
+    let deadline = Instant::now() + limit;
+    match timeout_at(deadline, stream.send(header)).await {
+        Ok(Ok(())) => {}
+        Ok(Err(_)) => return Err(Error::Closed),
+        Err(_) => return Err(Error::GreetingTimeout(limit)),
     }
+    let greeting = async |stream| match timeout_at(deadline, greeting(stream)).await {
+        Ok(result) => result,
+        Err(_) => Err(Error::GreetingTimeout(limit)),
+    };
+    let Some(tls) = tls else { return greeting(stream).await };
+    let handshake = async |stream| match timeout_at(deadline, secure::begin(stream, tls)).await {
+        Ok(result) => result.map_err(Error::from),
+        Err(_) => Err(Error::HandshakeTimeout(limit)),
+    };
+    if tls.is_implicit() {
+        return greeting(handshake(stream).await?).await;
+    }
+    let Link { mut stream, input, greeting: text } = greeting(stream).await?;
+    match timeout_at(deadline, secure::agree(&mut stream, &text, input)).await {
+        Ok(agreed) => agreed.map_err(secure::Error::from)?,
+        Err(_) => return Err(Error::HandshakeTimeout(limit)),
+    }
+    let stream = handshake(stream).await?;
+    // Its words for people stay; a code was said before TLS, and counts for nothing.
+    let words = response::code(&text).map_or(&*text, |(_, words)| words).to_vec();
+    Ok(Link { stream, input: Vec::new(), greeting: words })
+}
+
+async fn greeting(mut stream: Stream) -> Result<Link, Error> {
     let mut input = Vec::with_capacity(1024);
     loop {
         let whole = response::next(&input, MAX_GREETING);
@@ -139,12 +191,14 @@ async fn greeting(mut stream: TcpStream, header: &[u8]) -> Result<Link, Error> {
             input.drain(..length);
             return Ok(Link { stream, input, greeting });
         }
-        if stream.read_buf(&mut input).await.unwrap_or(0) == 0 {
-            return Err(if input.is_empty() {
-                Error::Closed
-            } else {
-                Error::NotImap(shown(&input))
-            });
+        match stream.read_buf(&mut input).await {
+            Ok(1..) => {}
+            // Such as an alert, which in TLS 1.3 comes when the handshake is done for us.
+            Err(error) if error.kind() == io::ErrorKind::InvalidData => {
+                return Err(secure::why(&error, true).into());
+            }
+            Ok(0) | Err(_) if input.is_empty() => return Err(Error::Closed),
+            Ok(0) | Err(_) => return Err(Error::NotImap(shown(&input))),
         }
     }
 }

@@ -13,7 +13,7 @@ use std::sync::Arc;
 use std::task::{Context, Poll};
 use std::time::{Duration, Instant};
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
 
@@ -207,7 +207,7 @@ fn text_of(greeting: &[u8]) -> &[u8] {
 async fn capabilities(link: Link) -> Result<(Vec<u8>, Vec<u8>), Error> {
     const TAG: &[u8] = b"L1";
     let Link { mut stream, mut input, mut greeting } = link;
-    stream.write_all(b"L1 CAPABILITY\r\n").await?;
+    stream.send(b"L1 CAPABILITY\r\n").await?;
     let mut list = None;
     loop {
         while let Some(response::Whole { response, line, length }) =
@@ -217,7 +217,8 @@ async fn capabilities(link: Link) -> Result<(Vec<u8>, Vec<u8>), Error> {
             match response {
                 Response::Tagged { tag: TAG, kind: Kind::Ok, .. } => {
                     // Politely, but nobody waits for the answer.
-                    let _ = stream.write_all(b"L2 LOGOUT\r\n").await;
+                    let _ = stream.send(b"L2 LOGOUT\r\n").await;
+                    stream.close();
                     let list = list.ok_or(Error::NoCapabilities("OK without a list"))?;
                     return Ok((greeting, list));
                 }

@@ -6,6 +6,8 @@
 
 pub mod resolve;
 
+pub mod stream;
+
 pub mod connect;
 
 pub mod identity;
@@ -13,6 +15,8 @@ pub mod identity;
 pub mod product;
 
 pub mod cures;
+
+pub mod secure;
 
 pub mod dial;
 
@@ -37,6 +41,7 @@ use crate::config::settings::{self, Balance, ServerState};
 use crate::metrics::Metrics;
 use crate::proto::imap::capability::{self, Repair};
 use crate::proto::imap::login::Dialect;
+use crate::tls::backend::Connector;
 use balance::{Candidate, Tier, Turns};
 use health::Standing;
 use server::{Endpoint, GoesBy, Server};
@@ -113,8 +118,13 @@ pub struct Told {
 }
 
 impl Backends {
-    /// Servers of `before` that are spoken to as before stay the same.
-    pub fn new(settings: &settings::Settings, metrics: &Metrics, before: Option<&Self>) -> Self {
+    /// Servers of `before` that are spoken to as before stay the same. `connectors`: for each server its TLS, if it has any.
+    pub fn new(
+        settings: &settings::Settings,
+        connectors: Vec<Option<Connector>>,
+        metrics: &Metrics,
+        before: Option<&Self>,
+    ) -> Self {
         let settings::Backend { servers, balance, hold, health, capabilities, connect_timeout } =
             &settings.backend;
         let repair = Arc::new(Repair::new(&capabilities.hide, &capabilities.add));
@@ -125,7 +135,7 @@ impl Backends {
             greeting: settings.timeouts.backend_greeting,
         };
         let mut free: Vec<&Arc<Server>> = before.iter().flat_map(|b| &b.servers).collect();
-        let server = |server: &settings::Server| {
+        let server = |(server, tls): (&settings::Server, Option<Connector>)| {
             let state = match server.state {
                 ServerState::Down => ServerState::Down,
                 ServerState::Active | ServerState::Drain => ServerState::Active,
@@ -143,9 +153,9 @@ impl Backends {
             let known = before.and_then(|before| before.servers.iter().find(like));
             let name = server.address.to_string();
             let series = (metrics.backend(&name), metrics.backend_gauges(&name));
-            Arc::new(Server::new(goes_by, &repair, &resolver, &news, series, known))
+            Arc::new(Server::new(goes_by, tls, &repair, &resolver, &news, series, known))
         };
-        let servers_now: Vec<Arc<Server>> = servers.iter().map(server).collect();
+        let servers_now: Vec<Arc<Server>> = servers.iter().zip(connectors).map(server).collect();
         let members = servers.iter().zip(&servers_now).map(|(settings, server)| Member {
             server: Arc::clone(server),
             weight: settings.weight as f64,

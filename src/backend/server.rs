@@ -26,11 +26,13 @@ use crate::config::settings::{self, Capabilities, Identity, ServerState};
 use crate::metrics::{BackendGauges, BackendMetrics};
 use crate::proto::imap::capability::{self, Repair};
 use crate::proto::imap::login::Dialect;
+use crate::tls::backend::Connector;
 
 /// A reload that changes nothing of what it goes by keeps it; else another takes its place, which begins with what this one
 /// knew.
 pub struct Server {
     pub(super) goes_by: GoesBy,
+    tls: Option<Connector>,
     /// The address as configured: the label and log field `backend`.
     pub name: Arc<str>,
     /// The name's hash.
@@ -102,6 +104,7 @@ pub struct Trial<'a>(&'a AtomicBool);
 impl Server {
     pub(super) fn new(
         goes_by: GoesBy,
+        tls: Option<Connector>,
         repair: &Arc<Repair>,
         resolver: &Arc<Resolver>,
         news: &Arc<News>,
@@ -134,6 +137,7 @@ impl Server {
             lost: Notify::new(),
             retired: CancellationToken::new(),
             goes_by,
+            tls,
             name,
             gauges,
             metrics,
@@ -148,7 +152,8 @@ impl Server {
     ) -> Result<dial::Link, dial::Error> {
         let start = Instant::now();
         let GoesBy { server, timeouts, .. } = &self.goes_by;
-        let result = dial::dial(&endpoint.address, server, timeouts, caller).await;
+        let result =
+            dial::dial(&endpoint.address, server, self.tls.as_ref(), timeouts, caller).await;
         if result.is_ok() {
             self.metrics.connect_duration.observe(start.elapsed().as_secs_f64());
         }

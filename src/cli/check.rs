@@ -4,14 +4,13 @@ use std::path::Path;
 
 use super::{ConfigArg, Error, count};
 use crate::config;
-use crate::config::settings::Tls;
-use crate::tls::{self, Severity};
+use crate::tls::{self, Finding, Severity};
 
 /// Validate a configuration and the files that it names
 ///
 /// Reports every mistake, not only the first, as FILE:LINE:COLUMN: MESSAGE on standard error; then
 /// whether certificate and key can be read, belong together and are valid, whether what ACME needs is
-/// there, and whether ticket keys, client CAs and revocation lists can be used. Opens no port, sends
+/// there, and whether ticket keys, revocation lists and the CAs of clients and servers can be used. Opens no port, sends
 /// nothing, changes nothing.
 ///
 /// Exit code 0: fine, perhaps with warnings. 2: the proxy cannot start with it, or clients would be
@@ -34,8 +33,8 @@ pub fn run(args: &Args) -> Result<(), Error> {
     let mut errors = 0;
     let mut warnings = 0;
     let mut report = String::new();
-    let mut files = |tls: &Tls, report: &mut String| {
-        for finding in tls::check(tls) {
+    let mut say = |findings: Vec<Finding>, report: &mut String| {
+        for finding in findings {
             let word = match finding.severity {
                 Severity::Error => "error",
                 Severity::Warning => "warning",
@@ -48,11 +47,14 @@ pub fn run(args: &Args) -> Result<(), Error> {
         }
     };
     match config::load(file) {
-        Ok(settings) => files(&settings.tls, &mut report),
+        Ok(settings) => {
+            say(tls::check(&settings.tls), &mut report);
+            say(tls::backend::check(&settings.backend), &mut report);
+        }
         Err(config::Error::Invalid(invalid)) => {
             report = invalid.report();
             if let Some(tls) = &invalid.tls {
-                files(tls, &mut report);
+                say(tls::check(tls), &mut report);
             }
             errors += invalid.count();
         }

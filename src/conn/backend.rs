@@ -11,7 +11,7 @@ use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
 
-use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, timeout_at};
 use zeroize::{Zeroize as _, Zeroizing};
 
@@ -81,7 +81,10 @@ pub async fn log_in(
             session.phase(Phase::Active);
             Ok(Some(LoggedIn { link, seat }))
         }
-        Attempt { outcome, .. } => {
+        Attempt { outcome, dialled } => {
+            if let Some(Dialled { link, .. }) = dialled {
+                link.stream.close();
+            }
             dialogue.refused(outcome == Outcome::Aborted, ctx).await?;
             Ok(None)
         }
@@ -142,7 +145,7 @@ async fn attempt(
     // Whether what either side has sent so far was looked at and more is needed.
     let (mut client_read, mut backend_read) = (false, link.input.is_empty());
     let outcome = loop {
-        let sent = timeout_at(deadline, link.stream.write_all(&to_backend)).await;
+        let sent = timeout_at(deadline, link.stream.send(&to_backend)).await;
         let mut lost = !matches!(sent, Ok(Ok(())));
         to_backend.zeroize();
         dialogue.send(&to_client, ctx).await?;

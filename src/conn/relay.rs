@@ -19,7 +19,6 @@ use std::task::{Context as Cx, Poll, ready};
 use std::time::Duration;
 
 use tokio::io::AsyncWrite as _;
-use tokio::net::TcpStream;
 use tokio::time::{Instant, Sleep, sleep_until};
 use tokio_util::io::poll_read_buf;
 
@@ -28,6 +27,7 @@ use super::client::{self, CHUNK, Client, LAST_WORDS, Received};
 use super::close::{Reason, Session};
 use super::socket::Unsent;
 use crate::backend::server::Seat;
+use crate::backend::stream::Stream;
 use crate::metrics::Phase;
 use crate::proto::imap::follow::{self, Direction, Follow};
 use crate::proto::imap::secret::Input;
@@ -38,7 +38,7 @@ const MAX_ANSWERS: usize = 2 * CHUNK;
 /// Both ends of one logged-in session, and what each has sent already.
 pub struct Pair {
     pub client: Client,
-    pub backend: TcpStream,
+    pub backend: Stream,
     pub from_client: Input,
     pub from_backend: Vec<u8>,
     pub seat: Seat,
@@ -105,8 +105,12 @@ pub fn run(
             (Some(relay), Ok(())) => relay.until_end(&mut session, &ctx).await,
         };
         session.ends(end.reason);
-        if let Some(Relay { client, backend, seat, .. }) = relay {
-            drop((backend, seat));
+        if let Some(Relay { client, backend, to_backend, seat, .. }) = relay {
+            match end.farewell {
+                Farewell::Say if to_backend.is_empty() => backend.close(),
+                _ => drop(backend),
+            }
+            drop(seat);
             // On the heap: it is longer than all that a session is while it lives.
             Box::pin(say_farewell(client, &end, ctx.timeouts.write)).await;
         }
@@ -149,7 +153,7 @@ impl Moved {
 
 struct Relay {
     client: Client,
-    backend: TcpStream,
+    backend: Stream,
     to_backend: Unsent,
     follow: Follow,
     /// At the backend.
@@ -174,7 +178,7 @@ struct Draining {
 }
 
 impl Relay {
-    fn new(client: Client, backend: TcpStream, seat: Seat) -> Self {
+    fn new(client: Client, backend: Stream, seat: Seat) -> Self {
         Self {
             client,
             backend,
@@ -331,11 +335,14 @@ impl Relay {
         self.follow.unhold(Direction::BackendToClient, &mut plain);
         let read = poll_read_buf(Pin::new(&mut self.backend), cx, &mut plain);
         let result = match read {
-            Poll::Ready(Ok(0)) => Poll::Ready(Err(self.backend_ended(&plain))),
+            Poll::Ready(Ok(0)) => Poll::Ready(Err(self.backend_ended(&plain, false))),
             Poll::Ready(Ok(n)) => {
                 moved.from_backend = true;
                 session.backend_to_client += count(&ctx.metrics.backend_to_client, n);
                 Poll::Ready(self.pass_to_client(&mut plain, ctx, now))
+            }
+            Poll::Ready(Err(error)) if error.kind() == io::ErrorKind::UnexpectedEof => {
+                Poll::Ready(Err(self.backend_ended(&plain, true)))
             }
             Poll::Ready(Err(_)) => {
                 let _ = self.client.queue(&plain); // what was held, as it is
@@ -366,9 +373,13 @@ impl Relay {
             .map_err(lost)?;
         if self.client_ended {
             if !self.backend_shut {
+                self.half_closed.get_or_insert(now + ctx.timeouts.half_closed);
+                // TLS 1.2 has no half-close (RFC 5246 §7.2.1), and servers drop their answers in 1.3 as well.
+                if self.backend.is_tls() && self.follow.owes_answers() {
+                    return Poll::Pending; // the answers wake us
+                }
                 ready!(Pin::new(&mut self.backend).poll_shutdown(cx)).map_err(lost)?;
                 self.backend_shut = true;
-                self.half_closed = Some(now + ctx.timeouts.half_closed);
             }
             return Poll::Pending;
         }
@@ -385,7 +396,7 @@ impl Relay {
             _ if plain.is_empty() => Ok(()),
             // The beginning of a command that never came: as it is.
             Poll::Ready(Ok(Received::End)) if plain.len() == held => {
-                self.to_backend.send(&self.backend, &plain).map_err(lost)
+                self.to_backend.send(&mut self.backend, &plain).map_err(lost)
             }
             _ => self.pass_to_backend(&mut plain, now),
         };
@@ -424,7 +435,7 @@ impl Relay {
         if self.follow.client(plain, now.into_std()).is_err() {
             return Err(Reason::ProtocolViolation.into());
         }
-        let sent = self.to_backend.send(&self.backend, plain);
+        let sent = self.to_backend.send(&mut self.backend, plain);
         plain.clear();
         self.follow.take_answers(plain);
         if !plain.is_empty() {
@@ -438,12 +449,16 @@ impl Relay {
         }
     }
 
-    fn backend_ended(&mut self, held: &[u8]) -> End {
+    /// `cut`: without close_notify, where there is TLS. Many servers omit it, so it counts where the framing can't tell.
+    fn backend_ended(&mut self, held: &[u8], cut: bool) -> End {
         if !held.is_empty() {
             let _ = self.client.queue(held); // the beginning of a response that never came
             return End::truncated(Reason::BackendTruncated);
         }
-        let torn = self.follow.is_following() && !self.follow.ended_orderly();
+        let torn = match self.follow.is_following() {
+            true => !self.follow.ended_orderly(),
+            false => cut,
+        };
         let reason = if self.follow.logout_seen() && self.follow.bye_seen() {
             Reason::Logout
         } else if self.client_ended {

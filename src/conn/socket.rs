@@ -8,8 +8,10 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::AsyncWrite as _;
+use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
+
+use crate::backend::stream::Stream;
 
 /// A peer that vanished without a word is noticed after this and a few probes.
 const KEEPALIVE: Duration = Duration::from_secs(300);
@@ -69,7 +71,7 @@ impl Unsent {
     }
 
     /// Sends `bytes` now, as far as nothing waits before them and the socket takes them; keeps the rest.
-    pub fn send(&mut self, stream: &TcpStream, mut bytes: &[u8]) -> io::Result<()> {
+    pub fn send(&mut self, stream: &mut Stream, mut bytes: &[u8]) -> io::Result<()> {
         while self.is_empty() && !bytes.is_empty() {
             match stream.try_write(bytes) {
                 Ok(0) => return Err(io::ErrorKind::WriteZero.into()),
@@ -79,11 +81,14 @@ impl Unsent {
                 Err(error) => return Err(error),
             }
         }
+        if stream.holds() {
+            self.0.get_or_insert_default(); // there is something to flush
+        }
         self.keep(bytes);
         Ok(())
     }
 
-    /// As [`Unsent::send`], of several pieces at once; they are taken out of `pieces`.
+    /// As [`Unsent::send`], to a client and of several pieces at once; they are taken out of `pieces`.
     pub fn send_all(&mut self, stream: &TcpStream, pieces: &mut Vec<Vec<u8>>) -> io::Result<()> {
         let (mut gone, mut sent) = (0, 0);
         while self.is_empty() && gone < pieces.len() {
@@ -123,9 +128,9 @@ impl Unsent {
     }
 
     /// Ready when all is sent; `progress` tells whether something was.
-    pub fn poll_flush(
+    pub fn poll_flush<S: AsyncWrite + Unpin>(
         &mut self,
-        stream: &mut TcpStream,
+        stream: &mut S,
         cx: &mut Context<'_>,
         progress: &mut bool,
     ) -> Poll<io::Result<()>> {
@@ -144,6 +149,8 @@ impl Unsent {
                 waiting.total -= length;
             }
         }
+        ready!(Pin::new(stream).poll_flush(cx))?; // TLS keeps what the socket did not take
+        *progress = true;
         self.0 = None;
         Poll::Ready(Ok(()))
     }

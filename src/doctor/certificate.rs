@@ -16,9 +16,9 @@ use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
 use super::finding::{Check, Section};
 use crate::backend::cures::{Cure, OURS, Step};
 use crate::config::settings;
-use crate::tls::certificate;
 use crate::tls::complaints::{Complaint, Grade, Kind, complaints};
 use crate::tls::facts::{self, Facts};
+use crate::tls::{certificate, roots};
 
 /// The CAs that clients know.
 pub struct Roots {
@@ -30,8 +30,7 @@ pub struct Roots {
 impl Roots {
     /// The system's, those in `ca`, and the one that we make ourselves.
     pub fn load(tls: &settings::Tls, ca: Option<&Path>) -> Result<Self, certificate::Error> {
-        let mut store = RootCertStore::empty();
-        store.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let mut store = roots::system();
         if let Some(ca) = ca {
             store.add_parsable_certificates(certificate::read_cas(ca)?);
         }

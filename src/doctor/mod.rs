@@ -45,13 +45,13 @@ use crate::backend::cures::{Cure, Step};
 use crate::backend::resolve::Resolver;
 use crate::config::settings::{Capabilities, Settings};
 use crate::proto::imap::secret::Secret;
-use crate::tls::{Severity, certificate as files, check, unix};
+use crate::tls::{Severity, backend, certificate as files, check, unix};
 use finding::{Check, Part, Report, Section};
 use server::Met;
 use talk::Told;
 
 /// The stream to a server.
-type ServerStream = tokio::net::TcpStream;
+type ServerStream = crate::backend::stream::Stream;
 
 /// More names than that are not looked at.
 const MAX_NAMES: usize = 16;
@@ -151,7 +151,8 @@ fn names(settings: &Settings, wanted: &Wanted) -> Vec<ServerName<'static>> {
 }
 
 fn configuration(settings: &Settings, section: &mut Section) {
-    let found = check(&settings.tls);
+    let mut found = check(&settings.tls);
+    found.extend(backend::check(&settings.backend));
     for finding in &found {
         let message = &finding.message;
         match finding.severity {

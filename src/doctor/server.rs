@@ -18,8 +18,10 @@ use crate::backend::cures::{self, Cure, OURS, Step};
 use crate::backend::dial;
 use crate::backend::product::Product;
 use crate::backend::resolve::Address;
+use crate::backend::secure;
 use crate::config::settings::{self, Identity, ProxyTlvs, ServerTls, TlsMode, Trust};
 use crate::proto::imap::response::Kind;
+use crate::tls::{self, backend::connectors};
 
 /// What came of speaking to a server.
 pub struct Met {
@@ -31,20 +33,16 @@ pub struct Met {
 }
 
 /// How far it went.
-#[derive(Debug)]
+#[derive(Debug, thiserror::Error)]
 pub enum Failed {
-    Dial(dial::Error),
+    /// What the configuration says of TLS to it can't be used.
+    #[error(transparent)]
+    Trust(#[from] tls::backend::Error),
+    #[error(transparent)]
+    Dial(#[from] dial::Error),
     /// It greeted and then went astray.
-    Talk(talk::Error),
-}
-
-impl Failed {
-    fn words(&self) -> String {
-        match self {
-            Self::Dial(error) => error.to_string(),
-            Self::Talk(error) => error.to_string(),
-        }
-    }
+    #[error(transparent)]
+    Talk(#[from] talk::Error),
 }
 
 /// Addresses of one server that are looked at.
@@ -64,13 +62,16 @@ pub async fn dial(
     address: &Address,
     settings: &settings::Server,
     examined: &Examined<'_>,
-) -> Result<(Talk<super::ServerStream>, Vec<u8>, Met), dial::Error> {
+) -> Result<(Talk<super::ServerStream>, Vec<u8>, Met), Failed> {
     let limits = &examined.settings.timeouts;
     let timeouts = dial::Timeouts {
         connect: examined.settings.backend.connect_timeout,
         greeting: limits.backend_greeting,
     };
-    let link = dial::dial(address, settings, &timeouts, None).await?;
+    let alone =
+        settings::Backend { servers: vec![settings.clone()], ..examined.settings.backend.clone() };
+    let connector = connectors(&alone)?.pop().flatten();
+    let link = dial::dial(address, settings, connector.as_ref(), &timeouts, None).await?;
     let us = source_towards(address);
     let talk = Talk::new(link.stream, link.input, limits.backend_greeting);
     Ok((talk, link.greeting, Met { told: Told::default(), us, address: address.clone() }))
@@ -81,9 +82,8 @@ async fn ask(
     settings: &settings::Server,
     examined: &Examined<'_>,
 ) -> Result<Met, Failed> {
-    let (mut talk, greeting, met) =
-        dial(address, settings, examined).await.map_err(Failed::Dial)?;
-    let told = talk.ask(greeting).await.map_err(Failed::Talk)?;
+    let (mut talk, greeting, met) = dial(address, settings, examined).await?;
+    let told = talk.ask(greeting).await?;
     talk.log_out().await;
     match told.stray {
         Some(stray) => Err(Failed::Talk(talk::Error::NotImap(stray))),
@@ -120,7 +120,7 @@ pub async fn examine(
     for (address, failed) in bad {
         section.warning(
             Check::Port,
-            format!("{address}: {}", failed.words()),
+            format!("{address}: {}", failed),
             "One of its addresses does not work; sessions go to the others.",
             Vec::new(),
         );
@@ -346,6 +346,39 @@ async fn explain(
 ) {
     let address = at.to_string();
     match failed {
+        Failed::Trust(error) => {
+            let meaning = "The proxy does not start with it.";
+            section.problem(Check::Encryption, error.to_string(), meaning, Vec::new());
+        }
+        Failed::Dial(dial::Error::Secure(error @ secure::Error::Certificate(_))) => {
+            let meaning = "Nobody can tell whether it is that server, so it gets no password.";
+            let cures = vec![
+                Cure::new("trust the CA that issued its certificate", ours("ca: <PEM file of that CA>")),
+                Cure::new(
+                    "trust exactly its certificate",
+                    ours("fingerprint: <SHA-256 of its certificate>"),
+                ),
+                Cure::new("expect the name that it has", ours("server_name: <name in its certificate>")),
+            ];
+            section.ok(Check::Port, format!("{address} answers"));
+            section.problem(Check::Encryption, error.to_string(), meaning, cures);
+        }
+        Failed::Dial(dial::Error::Secure(error @ secure::Error::StartTls(_))) => {
+            let meaning = "It gets no password without TLS.";
+            let cures = vec![
+                Cure::new("let it offer STARTTLS, or use its port for TLS", ours("mode: implicit")),
+                Cure::new(
+                    "speak plaintext, if nobody else can listen there",
+                    vec![Step::new(OURS, &["backend:", "  tls: none"])],
+                ),
+            ];
+            section.ok(Check::Port, format!("{address} answers"));
+            section.problem(Check::Encryption, error.to_string(), meaning, cures);
+        }
+        Failed::Dial(error @ dial::Error::Connect { .. }) if matches!(at, Address::Unix(_)) => {
+            let meaning = "The server does not run, has its socket elsewhere, or lets only others in.";
+            section.problem(Check::Port, error.to_string(), meaning, Vec::new());
+        }
         Failed::Dial(error @ dial::Error::Connect { .. }) => {
             let closed = error.failure() == dial::Failure::Refused;
             let meaning = match closed {
@@ -378,6 +411,11 @@ async fn explain(
             }
         }
     }
+}
+
+/// A key of `backend.tls`.
+fn ours(line: &str) -> Vec<Step> {
+    vec![Step::new(OURS, &["backend:", "  tls:", &format!("    {line}")])]
 }
 
 fn listens(address: &str) -> Vec<Cure> {
@@ -519,6 +557,14 @@ fn unexplained(at: &Address, settings: &settings::Server, failed: &Failed, secti
             "The server hangs, or has no process left for another connection.",
             Vec::new(),
         ),
+        Failed::Dial(error @ (dial::Error::Secure(_) | dial::Error::HandshakeTimeout(_))) => {
+            let meaning =
+                "It speaks neither TLS as the proxy does nor plaintext IMAP on this port.";
+            section.problem(Check::Encryption, error.to_string(), meaning, Vec::new());
+        }
+        Failed::Trust(error) => {
+            section.problem(Check::Encryption, error.to_string(), "", Vec::new());
+        }
         Failed::Dial(error) => section.problem(Check::Greeting, error.to_string(), "", Vec::new()),
         Failed::Talk(error) => section.problem(
             Check::Greeting,

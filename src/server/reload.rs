@@ -2,7 +2,7 @@
 //!
 //! In: the file. Out: the next [`Context`](conn::Context) for connections to come, sockets opened and closed, the log's level and format; one
 //! line that says what has changed; or an error for each mistake, and nothing has. Everything that can fail is done
-//! before anything is changed: first the file, then certificates, ticket keys and client CAs, then the sockets.
+//! before anything is changed: first the file, then certificates, ticket keys and the CAs of clients and servers, then the sockets.
 //! What is wanted as it is stays: a socket, a server and what is known of it, the certificates that serve, ticket keys in memory, the
 //! orders of ACME. Of a server that is new nothing is known; where that goes for all of them they are asked before clients are
 //! greeted, for [`ASKED`] at most.
@@ -21,6 +21,7 @@ use crate::config::settings::{Limits, Log, Settings, Tls};
 use crate::config::{self, diff};
 use crate::conn;
 use crate::log;
+use crate::tls::backend::Connector;
 use crate::tls::config::Fresh;
 use crate::tls::reload::{self as certificates, Keeper, Occasion};
 use crate::tls::{self, Configured, Serving, Store};
@@ -42,6 +43,7 @@ struct Prepared {
     changes: Vec<String>,
     store: Option<(Store, tls::News)>,
     configured: Option<(Configured, Arc<Serving>, Fresh)>,
+    connectors: Vec<Option<Connector>>,
     sockets: Sockets,
 }
 
@@ -106,15 +108,18 @@ impl Running {
         let before = keeper.map(|keeper| &keeper.configured);
         let configured = names.map(|names| Configured::new(&settings.tls, names, before, now));
         let configured = configured.transpose().map_err(|error| each(&error))?;
+        let connectors = tls::backend::connectors(&settings.backend);
+        let connectors = connectors.map_err(|error| each(&error.into()))?;
         let sockets = self.listeners.bind(&settings).map_err(|error| vec![error.to_string()])?;
         let changes = diff::changes(&self.settings, &settings);
-        Ok(Prepared { settings, limits, warning, changes, store, configured, sockets })
+        Ok(Prepared { settings, limits, warning, changes, store, configured, connectors, sockets })
     }
 
     async fn take(&mut self, prepared: Prepared, keeper: Option<Keeper>, source: &Source) {
-        let Prepared { settings, limits, warning, changes, store, configured, sockets } = prepared;
+        let Prepared { settings, limits, warning, changes, store, configured, connectors, sockets } =
+            prepared;
         let old = Arc::clone(&self.ctx);
-        let backends = Backends::new(&settings, &old.metrics, Some(&old.backends));
+        let backends = Backends::new(&settings, connectors, &old.metrics, Some(&old.backends));
         if backends.known().is_none() {
             let _ = timeout(ASKED, learn::first(backends.servers(), &backends.news)).await;
         }

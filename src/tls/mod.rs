@@ -18,7 +18,8 @@
 //! group. At start both are loud warnings only: orchestrators mount secrets with mode 0644, and a mail service
 //! that stays down is the greater harm. At start an expired certificate serves as well, for most clients then ask
 //! their user; it is reported in [`News::problems`].
-//! Not here: the handshake (`conn::tls`).
+//! Beside it stands TLS towards servers ([`backend`]): whom to trust there.
+//! Not here: the handshakes (`conn::tls`, `backend::secure`).
 
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
@@ -47,6 +48,10 @@ pub mod tickets;
 
 pub mod client_auth;
 
+pub mod roots;
+
+pub mod backend;
+
 pub mod config;
 
 pub mod watch;
@@ -73,6 +78,8 @@ pub enum Error {
     Tickets(#[from] tickets::Error),
     #[error(transparent)]
     ClientAuth(#[from] client_auth::Error),
+    #[error(transparent)]
+    Backend(#[from] backend::Error),
     #[error("TLS cannot be set up")]
     Rustls(#[from] rustls::Error),
 }

@@ -49,6 +49,11 @@ impl Authority {
         Self { issuer: Issuer::new(params, key), pem: ca.pem(), roots: Arc::new(roots) }
     }
 
+    /// Its own certificate.
+    pub fn pem(&self) -> &str {
+        &self.pem
+    }
+
     /// ECDSA, good for 30 more days.
     pub fn issue(&self, names: &[&str]) -> Issued {
         self.issue_until(names, days(30))

@@ -46,7 +46,13 @@ impl Dovecot {
     /// which the system reaches it.
     #[track_caller]
     pub fn that_wants_tls() -> Self {
-        Self::launch(Ipv4Addr::new(127, 0, 0, 2), "disable_plaintext_auth = yes\n")
+        Self::that_wants_tls_with("")
+    }
+
+    #[track_caller]
+    pub fn that_wants_tls_with(config: &str) -> Self {
+        let config = format!("disable_plaintext_auth = yes\n{config}\n");
+        Self::launch(Ipv4Addr::new(127, 0, 0, 2), &config)
     }
 
     #[track_caller]
@@ -128,6 +134,15 @@ impl Dovecot {
 
     fn process(&self) -> MutexGuard<'_, Process> {
         self.process.lock().unwrap_or_else(PoisonError::into_inner)
+    }
+
+    /// The CA of its certificate, which is for `localhost` and the loopback addresses.
+    pub fn ca(&self) -> PathBuf {
+        self.folder.path().join("ca.pem")
+    }
+
+    pub fn certificate(&self) -> PathBuf {
+        self.folder.path().join("cert.pem")
     }
 
     pub fn log(&self) -> String {

@@ -280,6 +280,14 @@ impl Follow {
         self.following && self.backend_at_boundary() && (self.bye || nothing_left)
     }
 
+    /// Whether whole commands wait for their answers, and nothing else is under way: then the client may have ended its side
+    /// and still want them.
+    #[must_use]
+    pub fn owes_answers(&self) -> bool {
+        let whole = self.client == Client::Start && !self.client_partial;
+        self.following && whole && !self.ended_orderly()
+    }
+
     /// The backend said `* BYE`.
     #[must_use]
     pub fn bye_seen(&self) -> bool {

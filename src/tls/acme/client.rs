@@ -26,12 +26,12 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use hyper_util::client::legacy::connect::dns::Name;
 use hyper_util::rt::TokioExecutor;
 use instant_acme::{BodyWrapper, BytesResponse, Error, HttpClient};
+use rustls::ClientConfig;
 use rustls::crypto::aws_lc_rs;
-use rustls::{ClientConfig, RootCertStore};
 use tokio::time::timeout;
 use tower_service::Service;
 
-use super::super::{certificate, chain};
+use super::super::{certificate, chain, roots};
 use super::failure::Failure;
 
 const STEP: Duration = Duration::from_secs(30);
@@ -96,8 +96,7 @@ impl Https {
     /// # Errors
     /// `ca` can't be read, or there is no CA at all.
     pub fn new(ca: Option<&Path>, wait: &Wait) -> Result<Self, Failure> {
-        let mut roots = RootCertStore::empty();
-        roots.add_parsable_certificates(rustls_native_certs::load_native_certs().certs);
+        let mut roots = roots::system();
         if let Some(path) = ca {
             let wrong = |text| Failure::refused(text, "correct tls.acme.ca");
             for one in certificate::read_chain(path).map_err(|error| wrong(chain(&error)))? {

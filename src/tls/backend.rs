@@ -1,0 +1,365 @@
+//! TLS to a server: whom to trust, and in an operator's words why not.
+//!
+//! In: [`settings::ServerTls`] and the CA file that it names. Out: a [`Connector`] with the configuration for rustls, and
+//! [`Distrust`] where a certificate is not good enough. TLS 1.3 and 1.2, with the suites that rustls has, all of them AEAD.
+//! Standards: RFC 5280 by way of webpki; RFC 7817 §3 for names: only those of the subjectAltName count, `*` as a
+//! whole first label. A pinned certificate is good whatever its names and dates, for the operator has named exactly
+//! it. Whoever is trusted, the handshake's signature is verified: a copied certificate is no use without its key.
+//! Sessions resume per server, only under the configuration that verified them: a changed CA file forgets them.
+//! Not here: the handshake (`backend::secure`), STARTTLS (`proto::imap::upgrade`).
+
+use std::fmt;
+use std::path::PathBuf;
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::SystemTime;
+
+use arc_swap::ArcSwap;
+use aws_lc_rs::digest;
+use rustls::SignatureScheme;
+use rustls::client::WebPkiServerVerifier;
+use rustls::client::danger::{HandshakeSignatureValid, ServerCertVerified, ServerCertVerifier};
+use rustls::crypto::{
+    CryptoProvider, aws_lc_rs as provider, verify_tls12_signature, verify_tls13_signature,
+};
+use rustls::{CertificateError, ClientConfig, DigitallySignedStruct, OtherError, RootCertStore};
+use rustls_pki_types::{CertificateDer, ServerName, UnixTime};
+
+use super::facts::{self, Facts};
+use super::pairs::Stamp;
+use super::{Severity, certificate, chain, check::Finding, roots, unix};
+use crate::config::settings::{self, TlsMode, Trust};
+
+/// Why nobody can be trusted. All of it is for the operator.
+#[derive(Debug, thiserror::Error)]
+pub enum Error {
+    #[error(transparent)]
+    File(#[from] certificate::Error),
+    #[error("{}: certificate {position} cannot be used as a CA: {source}", path.display())]
+    UnusableCa { path: PathBuf, position: usize, source: rustls::Error },
+    #[error(
+        "the system trusts no CA, so no server's certificate would be good; install the package ca-certificates, or name a CA's file in backend.tls.ca"
+    )]
+    NoCa,
+    #[error(
+        "backend.tls.server_name: `{0}` is no name of one server; write a DNS name or an IP address"
+    )]
+    Name(String),
+    #[error("certificates of servers cannot be verified: {0}")]
+    Verifier(#[from] rustls::client::VerifierBuilderError),
+    #[error("TLS to servers cannot be set up: {0}")]
+    Rustls(#[from] rustls::Error),
+}
+
+/// TLS to one server.
+pub struct Connector {
+    settings: settings::ServerTls,
+    pub name: ServerName<'static>,
+    config: ArcSwap<ClientConfig>,
+    /// Of the CA file when it was last looked at.
+    stamp: Mutex<Option<Stamp>>,
+}
+
+/// One for each server that is spoken to in TLS, in the configuration's order. Reads files: blocking.
+///
+/// # Errors
+/// A CA file that is not what it should be, or nobody to trust.
+pub fn connectors(backend: &settings::Backend) -> Result<Vec<Option<Connector>>, Error> {
+    let mut system = None;
+    let each = backend.servers.iter().map(|server| match &server.tls {
+        Some(tls) => {
+            if tls.trust == Trust::Insecure {
+                tracing::warn!("{}", insecure(&server.address));
+            }
+            Connector::new(tls, &mut system).map(Some)
+        }
+        None => Ok(None),
+    });
+    each.collect()
+}
+
+impl Connector {
+    /// `system`: the system's CAs, once somebody has needed them.
+    fn new(
+        settings: &settings::ServerTls,
+        system: &mut Option<Arc<RootCertStore>>,
+    ) -> Result<Self, Error> {
+        let name = settings.server_name.trim_end_matches('.');
+        let name = ServerName::try_from(name.to_owned())
+            .map_err(|_| Error::Name(settings.server_name.clone()))?;
+        let stamp = settings.stamp();
+        let config = config(&settings.trust, system)?;
+        Ok(Self {
+            settings: settings.clone(),
+            name,
+            config: ArcSwap::from_pointee(config),
+            stamp: Mutex::new(stamp),
+        })
+    }
+
+    /// With the first byte, or when STARTTLS was agreed on.
+    pub fn is_implicit(&self) -> bool {
+        self.settings.mode == TlsMode::Implicit
+    }
+
+    /// What the next handshake goes by. A CA file that has changed is read again, which costs others a `stat`; one that can't be
+    /// used is logged, once, and what was read before stays.
+    pub fn config(&self) -> Arc<ClientConfig> {
+        let Trust::Ca(path) = &self.settings.trust else { return self.config.load_full() };
+        let mut seen = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
+        let stamp = self.settings.stamp();
+        if *seen != stamp {
+            *seen = stamp;
+            let file = path.display().to_string();
+            match config(&self.settings.trust, &mut None) {
+                Ok(config) => {
+                    self.config.store(Arc::new(config));
+                    tracing::info!(file, "the servers' CA has changed and is in use");
+                }
+                Err(error) => {
+                    let error = chain(&error);
+                    tracing::error!(error, "the servers' CA can't be used, the old one stays");
+                }
+            }
+        }
+        self.config.load_full()
+    }
+}
+
+impl settings::ServerTls {
+    fn stamp(&self) -> Option<Stamp> {
+        match &self.trust {
+            Trust::Ca(path) => Stamp::of(path),
+            _ => None,
+        }
+    }
+}
+
+fn config(trust: &Trust, system: &mut Option<Arc<RootCertStore>>) -> Result<ClientConfig, Error> {
+    let provider = Arc::new(provider::default_provider());
+    let webpki = |roots| -> Result<_, Error> {
+        let builder = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider));
+        Ok(Judge::Chain(builder.build()?))
+    };
+    let judge = match trust {
+        Trust::System => {
+            let roots = system.get_or_insert_with(|| Arc::new(roots::system()));
+            if roots.is_empty() {
+                return Err(Error::NoCa);
+            }
+            webpki(Arc::clone(roots))?
+        }
+        Trust::Ca(path) => {
+            let mut roots = RootCertStore::empty();
+            for (index, ca) in certificate::read_cas(path)?.into_iter().enumerate() {
+                roots.add(ca).map_err(|source| Error::UnusableCa {
+                    path: path.clone(),
+                    position: index + 1,
+                    source,
+                })?;
+            }
+            webpki(Arc::new(roots))?
+        }
+        Trust::Fingerprint(sha256) => Judge::Pin(*sha256),
+        Trust::Insecure => Judge::Nobody,
+    };
+    let verifier = Verifier { judge, provider: Arc::clone(&provider) };
+    Ok(ClientConfig::builder_with_provider(provider)
+        .with_safe_default_protocol_versions()?
+        .dangerous()
+        .with_custom_certificate_verifier(Arc::new(verifier))
+        .with_no_client_auth())
+}
+
+/// What `check` says of TLS to servers.
+pub fn check(backend: &settings::Backend) -> Vec<Finding> {
+    let mut findings: Vec<Finding> = Vec::new();
+    let mut say = |severity, message| {
+        let finding = Finding { severity, message };
+        if !findings.contains(&finding) {
+            findings.push(finding); // most servers share one section
+        }
+    };
+    let (now, mut system) = (unix(SystemTime::now()), None);
+    for server in &backend.servers {
+        let Some(tls) = &server.tls else { continue };
+        if let Err(error) = Connector::new(tls, &mut system) {
+            say(Severity::Error, chain(&error));
+        }
+        if tls.trust == Trust::Insecure {
+            say(Severity::Warning, insecure(&server.address));
+        }
+        let Trust::Ca(path) = &tls.trust else { continue };
+        let cas = certificate::read_cas(path);
+        let facts = cas.and_then(|cas| certificate::facts_of(&cas, path)).unwrap_or_default();
+        for (ca, why) in facts.iter().filter_map(|ca| Some((ca, facts::dates(ca, now)?))) {
+            say(Severity::Warning, format!("{}: the CA {} {why}", path.display(), ca.subject));
+        }
+    }
+    findings
+}
+
+/// The warning for a server whose certificate nobody looks at.
+fn insecure(server: &settings::ServerAddress) -> String {
+    format!(
+        "backend.tls verify: insecure: any certificate of {server} is accepted, and whoever stands in between reads the passwords; `fingerprint` pins the one that it has"
+    )
+}
+
+#[derive(Debug)]
+enum Judge {
+    Chain(Arc<WebPkiServerVerifier>),
+    /// SHA-256 of the certificate.
+    Pin([u8; 32]),
+    Nobody,
+}
+
+#[derive(Debug)]
+struct Verifier {
+    judge: Judge,
+    provider: Arc<CryptoProvider>,
+}
+
+impl ServerCertVerifier for Verifier {
+    fn verify_server_cert(
+        &self,
+        leaf: &CertificateDer<'_>,
+        intermediates: &[CertificateDer<'_>],
+        name: &ServerName<'_>,
+        ocsp: &[u8],
+        now: UnixTime,
+    ) -> Result<ServerCertVerified, rustls::Error> {
+        let distrust = |words| {
+            let distrust = OtherError(Arc::new(Distrust(words)));
+            rustls::Error::InvalidCertificate(CertificateError::Other(distrust))
+        };
+        match &self.judge {
+            Judge::Nobody => Ok(ServerCertVerified::assertion()),
+            Judge::Pin(sha256) if digest::digest(&digest::SHA256, leaf).as_ref() == sha256 => {
+                Ok(ServerCertVerified::assertion())
+            }
+            Judge::Pin(_) => Err(distrust(other_certificate(leaf))),
+            Judge::Chain(webpki) => webpki
+                .verify_server_cert(leaf, intermediates, name, ocsp, now)
+                .map_err(|error| match error {
+                    rustls::Error::InvalidCertificate(why) => {
+                        distrust(why_not(&why, leaf, name, now))
+                    }
+                    error => error,
+                }),
+        }
+    }
+
+    fn verify_tls12_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls12_signature(
+            message,
+            cert,
+            signed,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn verify_tls13_signature(
+        &self,
+        message: &[u8],
+        cert: &CertificateDer<'_>,
+        signed: &DigitallySignedStruct,
+    ) -> Result<HandshakeSignatureValid, rustls::Error> {
+        verify_tls13_signature(
+            message,
+            cert,
+            signed,
+            &self.provider.signature_verification_algorithms,
+        )
+    }
+
+    fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
+        self.provider.signature_verification_algorithms.supported_schemes()
+    }
+}
+
+/// A certificate that is not good enough: what is wrong with it, and what to do.
+#[derive(Debug)]
+pub struct Distrust(String);
+
+impl fmt::Display for Distrust {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.0)
+    }
+}
+
+impl std::error::Error for Distrust {}
+
+impl Distrust {
+    /// The words for why a handshake failed, if that was the certificate.
+    pub fn of(error: &rustls::Error) -> Option<String> {
+        match error {
+            rustls::Error::InvalidCertificate(CertificateError::Other(other)) => {
+                Some(other.to_string())
+            }
+            rustls::Error::InvalidCertificate(error) => {
+                Some(format!("its certificate is not good: {error}"))
+            }
+            rustls::Error::NoCertificatesPresented => Some("it shows no certificate".to_owned()),
+            _ => None,
+        }
+    }
+}
+
+fn why_not(
+    error: &CertificateError,
+    leaf: &CertificateDer<'_>,
+    name: &ServerName<'_>,
+    now: UnixTime,
+) -> String {
+    use CertificateError as C;
+    let Ok(facts) = Facts::of(leaf) else { return "its certificate cannot be parsed".to_owned() };
+    let pin = format!(
+        "pin it if it is the right one (backend.tls.fingerprint: \"{}\")",
+        facts.fingerprint
+    );
+    let now = i64::try_from(now.as_secs()).unwrap_or(i64::MAX);
+    match error {
+        C::NotValidForName | C::NotValidForNameContext { .. } => {
+            let names: Vec<String> = facts.names.iter().map(ToString::to_string).collect();
+            let name = name.to_str();
+            match names.as_slice() {
+                [] => format!(
+                    "its certificate has no subjectAltName, where `{name}` has to stand; {pin}"
+                ),
+                names => format!(
+                    "its certificate is not for `{name}` but for {}; set backend.tls.server_name to a name of these",
+                    names.join(", ")
+                ),
+            }
+        }
+        C::UnknownIssuer if facts.is_self_issued() => format!(
+            "its certificate is self-signed ({}) and nobody has said to trust it; {pin}",
+            facts.subject
+        ),
+        C::BadSignature => format!(
+            "its certificate was not issued by the {} that is trusted, but by another CA of that name; name that CA's file in backend.tls.ca, or {pin}",
+            facts.issuer
+        ),
+        C::UnknownIssuer => format!(
+            "its certificate was issued by {}, which is not trusted, or the server leaves out the intermediates; name that CA's file in backend.tls.ca, or {pin}",
+            facts.issuer
+        ),
+        _ => match facts::dates(&facts, now) {
+            Some(dates) => format!("its certificate {dates}; or {pin}"),
+            None => format!("its certificate ({}) is not good: {error}; {pin}", facts.subject),
+        },
+    }
+}
+
+fn other_certificate(leaf: &CertificateDer<'_>) -> String {
+    let fingerprint = facts::fingerprint(leaf);
+    let subject = Facts::of(leaf).map_or_else(|why| why, |facts| facts.subject);
+    format!(
+        "its certificate ({subject}) is not the pinned one; if it was renewed, set backend.tls.fingerprint to \"{fingerprint}\""
+    )
+}
