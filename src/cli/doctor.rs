@@ -4,10 +4,12 @@
 //! as JSON. The password comes from the terminal without echo, from standard input or from a file, never from the command
 //! line, where everybody on the machine could read it.
 
-use std::io::{self, BufRead as _, IsTerminal as _, Read as _, Write as _};
+use std::io::{self, IsTerminal as _, Read as _, Write as _};
 use std::path::{Path, PathBuf};
 
-use rustix::termios::{LocalModes, OptionalActions, Termios, tcgetattr, tcsetattr};
+use rustix::termios::{
+    LocalModes, OptionalActions, SpecialCodeIndex, Termios, tcgetattr, tcsetattr,
+};
 use rustls_pki_types::ServerName;
 use zeroize::Zeroizing;
 
@@ -20,6 +22,8 @@ use crate::proto::imap::secret::Secret;
 
 /// Longer is no password.
 const MAX_PASSWORD: usize = 1024;
+/// Ctrl-C; no password has it.
+const INTERRUPT: u8 = 3;
 
 /// Find out what is wrong with a deployment, and the lines that cure it
 ///
@@ -124,7 +128,12 @@ fn password(user: &str, file: Option<&Path>) -> Result<Secret, Error> {
 /// The first line without its end.
 fn first_line(from: &mut impl io::BufRead) -> io::Result<Secret> {
     let mut line = Zeroizing::new(Vec::with_capacity(MAX_PASSWORD + 2));
-    from.take(MAX_PASSWORD as u64 + 2).read_until(b'\n', &mut line)?;
+    for byte in from.take(MAX_PASSWORD as u64 + 2).bytes() {
+        line.push(byte?);
+        if matches!(line.last(), Some(&(b'\n' | INTERRUPT))) {
+            break;
+        }
+    }
     while line.last().is_some_and(|byte| matches!(byte, b'\r' | b'\n')) {
         line.pop();
     }
@@ -143,10 +152,15 @@ fn asked(user: &str) -> io::Result<Secret> {
     let line = first_line(&mut io::stdin().lock());
     drop(silent);
     writeln!(err)?;
-    line
+    let line = line?;
+    match line.expose().contains(&INTERRUPT) {
+        true => Err(io::Error::other("cancelled")),
+        false => Ok(line),
+    }
 }
 
-/// While it lives, the terminal does not show what is typed; Ctrl-C ends the line, so that the terminal is never left like that.
+/// While it lives, the terminal does not show what is typed, and Ctrl-C ends the line instead of the process, so that no terminal
+/// is left like that.
 struct Silent(Termios);
 
 impl Silent {
@@ -155,6 +169,7 @@ impl Silent {
         let before = tcgetattr(&stdin)?;
         let mut silent = before.clone();
         silent.local_modes.remove(LocalModes::ECHO | LocalModes::ISIG);
+        silent.special_codes[SpecialCodeIndex::VEOL] = INTERRUPT;
         tcsetattr(&stdin, OptionalActions::Flush, &silent)?;
         Ok(Self(before))
     }
