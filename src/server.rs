@@ -17,7 +17,7 @@ use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use crate::admin::{Readiness, probes};
-use crate::backend::{Backends, learn};
+use crate::backend::{Backends, learn, transparent};
 use crate::config::settings::{Challenge, Limits, Settings};
 use crate::conn::{self, Context, socket};
 use crate::metrics::Metrics;
@@ -42,6 +42,8 @@ pub enum Error {
     Tls(#[from] tls::Error),
     #[error("can't listen on {address} ({key}): {}", socket::why(source))]
     Listen { address: SocketAddr, key: &'static str, source: io::Error },
+    #[error(transparent)]
+    Transparent(#[from] transparent::NotPermitted),
     #[error("can't set up metrics: {0}")]
     Metrics(#[from] prometheus::Error),
     #[error("can't wait for signals: {0}")]
@@ -115,6 +117,7 @@ struct Task {
 
 impl Running {
     async fn start(settings: Settings) -> Result<Self, Error> {
+        transparent::check(&settings.backend.servers)?;
         let (limits, warning) = fit_descriptors(&settings);
         let now = SystemTime::now();
         let mut store = tls::Store::new(&settings.tls);

@@ -70,14 +70,17 @@ fn starttls_reaches_a_server_that_wants_it() {
 }
 
 #[test]
-fn implicit_tls_reaches_a_server() {
+fn implicit_tls_reaches_a_server_behind_a_proxy_header() {
     let port = support::free_port();
     let dovecot = Dovecot::that_wants_tls_with(&format!(
-        "service imap-login {{\n inet_listener imaps {{\n address = 127.0.0.2\n port = {port}\n ssl = yes\n }}\n}}"
+        "haproxy_trusted_networks = 127.0.0.0/8\n\
+         service imap-login {{\n inet_listener imaps {{\n address = 127.0.0.2\n port = {port}\n ssl = yes\n haproxy = yes\n }}\n}}"
     ));
     let server = Unreachable(format!("127.0.0.2:{port}"));
     let ca = dovecot.ca();
-    let proxy = Proxy::start(&server, &tls(&format!("mode: implicit, ca: '{}'", ca.display())));
+    let config = tls(&format!("mode: implicit, ca: '{}'", ca.display()));
+    let proxy = Proxy::starting(&server).config(&config).config("backend: { identity: proxy-v2 }");
+    let proxy = proxy.start();
     everything_works(&dovecot, &proxy);
     proxy.stop();
 }

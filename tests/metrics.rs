@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use support::{Dovecot, FakeBackend, PATIENCE, Proxy, TlsOptions, wait_until, within};
 
-const REASONS: [&str; 26] = [
+const REASONS: [&str; 29] = [
     "logout",
     "client_closed",
     "client_vanished",
@@ -18,6 +18,9 @@ const REASONS: [&str; 26] = [
     "not_tls_imap",
     "not_tls_http",
     "not_tls",
+    "proxy_header_missing",
+    "proxy_header_malformed",
+    "proxy_header_unexpected",
     "acme_challenge",
     "plaintext_after_starttls",
     "login_timeout",
@@ -25,6 +28,9 @@ const REASONS: [&str; 26] = [
     "too_many_commands",
     "too_long",
     "protocol_violation",
+    "proxy_header_malformed",
+    "proxy_header_missing",
+    "proxy_header_unexpected",
     "backend_unavailable",
     "idle_timeout",
     "write_timeout",

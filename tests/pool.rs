@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use support::{
     Backend as _, Client, Dns, Dovecot, End, FakeBackend, LogLine, PATIENCE, Proxy, Record, Switch,
-    TlsOptions, dial_from, free_port, wait_until, within,
+    TlsOptions, free_port, wait_until, within,
 };
 
 const DOWN: &str = "NO [UNAVAILABLE] The mail server can't be reached, try again later.";
@@ -106,14 +106,13 @@ fn source_hash_keeps_a_client_at_its_server_and_moves_only_whom_it_must() {
     let broken = breakable(&gone);
     let fakes = [&broken, &FakeBackend::plain(), &FakeBackend::plain()];
     let proxy = start(&fakes, &all(&fakes, "balance: source-hash, health: { interval: 1s }"));
-    let options = TlsOptions::default();
-    let config = options.config(&proxy.certificates.roots);
+    let config = TlsOptions::default().config(&proxy.certificates.roots);
     // Which server each of twenty clients gets.
     let all_visit = || -> Vec<usize> {
         let visit = |last: u8| {
             let before = logins(&fakes);
-            let tcp = dial_from([127, 0, 0, last].into(), proxy.imaps).expect("it listens");
-            let mut client = Client::tls_over(tcp, &config, options.name).expect("TLS");
+            let source = [127, 0, 0, last].into();
+            let mut client = Client::tls_from(source, proxy.imaps, &config).expect("TLS");
             client.log_in("alice", "secret");
             let after = logins(&fakes);
             (0..fakes.len()).find(|at| after[*at] > before[*at]).expect("one of them")

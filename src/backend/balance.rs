@@ -26,7 +26,8 @@ use crate::config::settings::Balance;
 pub enum Tier {
     /// It works.
     Good,
-    /// It works, but DNS does not name it any more, or somebody waits for it longer than usual.
+    /// It works, but DNS does not name it any more, somebody waits for it longer than usual, or it would see the proxy's
+    /// address where it should see the client's.
     Doubtful,
     /// It was never asked.
     Unseen,

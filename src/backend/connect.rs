@@ -13,6 +13,7 @@ use tokio::time::{sleep, timeout};
 use super::dial::Error;
 use super::resolve::Address;
 use super::stream::Stream;
+use super::transparent;
 use crate::conn::socket;
 
 /// How soon a Unix socket whose queue is full is tried again: the system does not say when it has room.
@@ -31,11 +32,19 @@ pub fn source_towards(address: &Address) -> Option<IpAddr> {
     socket.local_addr().ok().map(|source| source.ip().to_canonical())
 }
 
-pub async fn connect(address: &Address, limit: Duration) -> Result<Stream, Error> {
+/// `source`: the client's address, where the connection is to come from it.
+pub async fn connect(
+    address: &Address,
+    source: Option<IpAddr>,
+    limit: Duration,
+) -> Result<Stream, Error> {
     let connecting = async {
         match address {
             Address::Ip(address) => {
-                let stream = TcpStream::connect(address).await?;
+                let stream = match source {
+                    None => TcpStream::connect(address).await?,
+                    Some(client) => transparent::connect(client, *address).await?,
+                };
                 socket::prepare(&stream);
                 Ok(Stream::Tcp(stream))
             }

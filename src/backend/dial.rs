@@ -1,8 +1,9 @@
 //! From an address to a connection that has greeted us.
 //!
 //! Connected (`connect`), the server is told who calls as far as it wants to know (`identity`), TLS begins where it
-//! is spoken, and the greeting is read. Only `* OK` is a greeting: a server that greets PREAUTH would log
-//! everybody in as somebody else, one that says BYE is down, and anything else is no IMAP server.
+//! is spoken, the greeting is read, and the caller is introduced where that takes an ID (`introduction`). Only `* OK` is a
+//! greeting: a server that greets PREAUTH would log everybody in as somebody else, one that says BYE is down, and
+//! anything else is no IMAP server.
 //! None of them gets a password.
 
 use std::io;
@@ -12,11 +13,11 @@ use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, timeout_at};
 
 use super::connect::connect;
-use super::identity::{self, Caller};
+use super::identity::{self, Caller, Untold};
 use super::resolve::Address;
-use super::secure;
 use super::stream::Stream;
-use crate::config::settings;
+use super::{introduction, secure, transparent};
+use crate::config::settings::{self, Identity};
 use crate::conn::socket;
 use crate::proto::imap::response::{self, Kind, Response};
 use crate::proto::imap::upgrade;
@@ -41,6 +42,10 @@ pub struct Link {
     pub input: Vec<u8>,
     /// The greeting's text, its code included.
     pub greeting: Vec<u8>,
+    /// It got our ID, and in it what the client told of itself.
+    pub introduced: bool,
+    /// Why it does not know who the client is, if it should and does not.
+    pub untold: Option<Untold>,
 }
 
 /// Why a server could not be used: the label `reason`.
@@ -56,6 +61,7 @@ pub enum Failure {
     NotImap,
     Preauth,
     Bye,
+    Id,
     /// It agrees to no STARTTLS.
     Starttls,
     /// Something came together with its OK to STARTTLS.
@@ -94,6 +100,8 @@ pub enum Error {
     Preauth,
     #[error("it says BYE: {0:?}")]
     Bye(String),
+    #[error("it was told by ID who calls, and then: {0}")]
+    Id(String),
     #[error(transparent)]
     Secure(#[from] secure::Error),
 }
@@ -114,6 +122,7 @@ impl Error {
             Self::NotImap(_) => Failure::NotImap,
             Self::Preauth => Failure::Preauth,
             Self::Bye(_) => Failure::Bye,
+            Self::Id(_) => Failure::Id,
             Self::Secure(secure::Error::Handshake(_)) => Failure::Tls,
             Self::Secure(secure::Error::Certificate(_)) => Failure::Certificate,
             Self::Secure(secure::Error::StartTls(upgrade::Error::Injected)) => {
@@ -132,10 +141,20 @@ pub async fn dial(
     timeouts: &Timeouts,
     caller: Option<&Caller<'_>>,
 ) -> Result<Link, Error> {
-    let stream = connect(address, timeouts.connect).await?;
+    let client = caller.filter(|_| server.identity == Identity::Transparent);
+    let source =
+        client.and_then(|caller| transparent::source(caller.client.socket().ip(), address));
+    let stream = connect(address, source, timeouts.connect).await?;
     let link = stream.addresses().map(|(ours, theirs)| Ends::new(ours, theirs));
     let header = identity::header(server.identity, caller, link);
-    open(stream, &header, tls, timeouts.greeting).await
+    let mut link = open(stream, &header, tls, timeouts.greeting).await?;
+    link.untold = (client.is_some() && source.is_none()).then_some(Untold::OwnAddress);
+    if server.identity == Identity::DovecotId
+        && let Some(caller) = caller
+    {
+        introduction::introduce(&mut link, caller, timeouts.greeting).await?;
+    }
+    Ok(link)
 }
 
 /// From a connection to a greeting inside TLS, if there is TLS, all of it within `limit`. `header` goes first and in one
@@ -164,7 +183,7 @@ async fn open(
     if tls.is_implicit() {
         return greeting(handshake(stream).await?).await;
     }
-    let Link { mut stream, input, greeting: text } = greeting(stream).await?;
+    let Link { mut stream, input, greeting: text, .. } = greeting(stream).await?;
     match timeout_at(deadline, secure::agree(&mut stream, &text, input)).await {
         Ok(agreed) => agreed.map_err(secure::Error::from)?,
         Err(_) => return Err(Error::HandshakeTimeout(limit)),
@@ -172,7 +191,7 @@ async fn open(
     let stream = handshake(stream).await?;
     // Its words for people stay; a code was said before TLS, and counts for nothing.
     let words = response::code(&text).map_or(&*text, |(_, words)| words).to_vec();
-    Ok(Link { stream, input: Vec::new(), greeting: words })
+    Ok(Link { stream, input: Vec::new(), greeting: words, introduced: false, untold: None })
 }
 
 async fn greeting(mut stream: Stream) -> Result<Link, Error> {
@@ -189,7 +208,7 @@ async fn greeting(mut stream: Stream) -> Result<Link, Error> {
                 _ => return Err(Error::NotImap(shown(line))),
             };
             input.drain(..length);
-            return Ok(Link { stream, input, greeting });
+            return Ok(Link { stream, input, greeting, introduced: false, untold: None });
         }
         match stream.read_buf(&mut input).await {
             Ok(1..) => {}

@@ -6,7 +6,7 @@
 //! as well, since a server that expects one speaks to nobody without.
 //! Limits: what a header may take is the server's limit (Cyrus looks at 232 bytes, Dovecot at 1500), and whatever is sent
 //! here stays below 536, so that it arrives in one piece.
-//! Not here: how a header is written (`proto::proxy_header`).
+//! Not here: how a header is written (`proto::proxy_header`), the other ways to say who calls (`introduction`, `transparent`).
 
 use std::net::SocketAddr;
 
@@ -14,6 +14,7 @@ use crate::config::settings::{Identity, ProxyTlvs};
 use crate::conn::address::ClientAddr;
 use crate::conn::close::session_id;
 use crate::conn::tls::Handshake;
+use crate::proto::imap::id::Fields;
 use crate::proto::proxy_header::{self, Certificate, Ends, Tls, Tlvs};
 
 /// The client for whom a connection to a server is made.
@@ -26,6 +27,25 @@ pub struct Caller<'a> {
     /// The session's id, as in the log.
     pub session: u64,
     pub handshake: Option<&'a Handshake>,
+    /// What it told of itself, without what must not be believed.
+    pub id: &'a Fields,
+    /// How many proxies there may be after us.
+    pub hops: u32,
+    /// For a command of ours, not to be guessed.
+    pub tag: &'a [u8],
+}
+
+/// Why a server takes the client for the proxy, though it should not.
+#[derive(Clone, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Untold {
+    #[error("it does not offer ID")]
+    NoId,
+    #[error("it refuses our ID: {0:?}")]
+    Refused(String),
+    #[error(
+        "it can't be reached from the client's address, which is of another family or means another machine there"
+    )]
+    OwnAddress,
 }
 
 impl Caller<'_> {

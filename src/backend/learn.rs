@@ -206,7 +206,7 @@ fn text_of(greeting: &[u8]) -> &[u8] {
 /// The last greeting's text and the capability list.
 async fn capabilities(link: Link) -> Result<(Vec<u8>, Vec<u8>), Error> {
     const TAG: &[u8] = b"L1";
-    let Link { mut stream, mut input, mut greeting } = link;
+    let Link { mut stream, mut input, mut greeting, .. } = link;
     stream.send(b"L1 CAPABILITY\r\n").await?;
     let mut list = None;
     loop {

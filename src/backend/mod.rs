@@ -10,6 +10,8 @@ pub mod stream;
 
 pub mod connect;
 
+pub mod transparent;
+
 pub mod identity;
 
 pub mod product;
@@ -17,6 +19,8 @@ pub mod product;
 pub mod cures;
 
 pub mod secure;
+
+pub mod introduction;
 
 pub mod dial;
 
@@ -235,7 +239,7 @@ impl Backends {
                 let endpoint = &place.endpoint;
                 let health = endpoint.health();
                 let tier = match health.standing() {
-                    Standing::Up if !place.leaving => Tier::Good,
+                    Standing::Up if !place.leaving && !server.hides(client, endpoint) => Tier::Good,
                     Standing::Up | Standing::Doubted => Tier::Doubtful,
                     Standing::Unseen => Tier::Unseen,
                     Standing::Down => Tier::Down,

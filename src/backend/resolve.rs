@@ -22,7 +22,8 @@ use tokio::time::{Instant, timeout};
 
 use crate::config::settings::{HostPort, ServerAddress};
 
-/// The answer of the other family is waited for so long: one that never comes must not keep everybody out.
+/// The answer of the other family is waited for so long: one that never comes must not keep everybody out. It counts when
+/// the name is looked up again.
 const OTHER_FAMILY: Duration = Duration::from_millis(500);
 const FILES: [&str; 2] = ["/etc/resolv.conf", "/etc/hosts"];
 /// A changed address is seen this soon, whatever the record's TTL: container networks announce minutes and
@@ -157,11 +158,10 @@ impl Families {
             let next = if ips.is_empty() {
                 asked.join_next().await
             } else {
-                let Ok(next) = timeout(OTHER_FAMILY, asked.join_next()).await else {
-                    until = until.min(Instant::now() + MIN_TTL); // then it may be there
-                    break;
-                };
-                next
+                match timeout(OTHER_FAMILY, asked.join_next()).await {
+                    Ok(next) => next,
+                    Err(_) => break,
+                }
             };
             match next {
                 Some(Ok(Ok(found))) => {

@@ -6,6 +6,7 @@
 //! one is down and the first one up.
 //! Not here: when addresses are looked up and looked at (`learn`), by which rules they are up (`health`).
 
+use std::net::{IpAddr, Ipv4Addr};
 use std::sync::atomic::{AtomicBool, AtomicU64, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
@@ -18,11 +19,12 @@ use super::balance;
 use super::cures::{Cure, Link};
 use super::dial::{self, Failure};
 use super::health::{Change, Health, Standing};
-use super::identity::Caller;
+use super::identity::{Caller, Untold};
 use super::product::{self, Product};
 use super::resolve::{Address, Resolver, Target};
-use super::{Known, News, Said};
+use super::{Known, News, Said, transparent};
 use crate::config::settings::{self, Capabilities, Identity, ServerState};
+use crate::log::sample::Sampler;
 use crate::metrics::{BackendGauges, BackendMetrics};
 use crate::proto::imap::capability::{self, Repair};
 use crate::proto::imap::login::Dialect;
@@ -47,6 +49,8 @@ pub struct Server {
     verdict: Mutex<Option<bool>>,
     /// Wakes [`super::learn::keep`]: an address was lost, the name may have others.
     pub(super) lost: Notify,
+    /// For what goes wrong with one client after another. One line tells of all of them.
+    troubles: Mutex<Sampler>,
     gauges: BackendGauges,
     pub metrics: Arc<BackendMetrics>,
     /// No longer of the configuration that is in force: whatever runs for it ends, and it says no more how it is.
@@ -135,6 +139,7 @@ impl Server {
             verdict: Mutex::new(up.then_some(true)),
             places: ArcSwap::from_pointee(places),
             lost: Notify::new(),
+            troubles: Mutex::new(Sampler::new(2)),
             retired: CancellationToken::new(),
             goes_by,
             tls,
@@ -154,10 +159,30 @@ impl Server {
         let GoesBy { server, timeouts, .. } = &self.goes_by;
         let result =
             dial::dial(&endpoint.address, server, self.tls.as_ref(), timeouts, caller).await;
-        if result.is_ok() {
+        if let Ok(link) = &result {
             self.metrics.connect_duration.observe(start.elapsed().as_secs_f64());
+            self.on_untold(link.untold.as_ref());
         }
         result
+    }
+
+    /// Whether the server at `endpoint` would take this client for the proxy, though it should not.
+    pub(super) fn hides(&self, client: IpAddr, endpoint: &Endpoint) -> bool {
+        self.goes_by.server.identity == Identity::Transparent
+            && transparent::source(client, &endpoint.address).is_none()
+    }
+
+    fn on_untold(&self, untold: Option<&Untold>) {
+        let Some(why) = untold else { return };
+        if let Some(not_logged) = self.sample(0) {
+            let (backend, why) = (&*self.name, why.to_string());
+            tracing::warn!(backend, why, not_logged, "backend takes a client for the proxy");
+        }
+    }
+
+    fn sample(&self, kind: usize) -> Option<u64> {
+        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
+        troubles.on(kind, Ipv4Addr::UNSPECIFIED.into(), Instant::now())
     }
 
     pub fn is_up(&self) -> bool {
@@ -286,12 +311,21 @@ impl Server {
         self.on_bad(endpoint, change, was_up, error);
     }
 
-    /// A session could not use it: out at once, until it was looked at.
+    /// A session could not use it: out at once, until it was looked at. From a client's address perhaps only the way back is
+    /// missing: that puts it in doubt, and the look, from our own address, decides.
     pub fn on_bad_dial(&self, endpoint: &Endpoint, error: &dial::Error) {
         let (failure, was_up) = (error.failure(), endpoint.is_up());
         self.metrics.connect_failed(failure);
         if self.goes_by.server.identity == Identity::Transparent {
-            // Perhaps only the way back to this client is missing: a look from our own address tells.
+            if was_up && let Some(not_logged) = self.sample(1) {
+                let (backend, error) = (&*self.name, error.to_string());
+                tracing::warn!(
+                    backend,
+                    error,
+                    not_logged,
+                    "backend does not answer to a client's address"
+                );
+            }
             return self.on_doubt(endpoint);
         }
         let change = endpoint.health().on_bad_dial(failure, Instant::now());

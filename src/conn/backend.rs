@@ -16,7 +16,7 @@ use tokio::time::{Instant, timeout_at};
 use zeroize::{Zeroize as _, Zeroizing};
 
 use super::Context;
-use super::close::{Reason, Session};
+use super::close::{Reason, Session, session_id};
 use super::dialogue::Dialogue;
 use super::hold::Hold;
 use crate::backend::Choice;
@@ -27,6 +27,8 @@ use crate::backend::server::Seat;
 use crate::log::printable;
 use crate::metrics::{HoldResult, LoginResult, Phase};
 use crate::proto::imap::dialogue::Login;
+use crate::proto::imap::id::Fields;
+use crate::proto::imap::introduction;
 use crate::proto::imap::login::{self, Exchange, Outcome, Step};
 
 /// Somebody is logged in: the connection behind the backend's OK, and the place that it takes there.
@@ -44,15 +46,24 @@ pub async fn log_in(
     ctx: &Context,
 ) -> Result<Option<LoggedIn>, Reason> {
     let start = Instant::now();
-    let tag = ctx.tag();
+    let (tag, introduction_tag) = (ctx.tag(), ctx.tag());
+    let hops = introduction::hops_after(dialogue.id().proxy_ttl());
+    // Of its own, since the dialogue goes on meanwhile.
+    let id = dialogue.id().clone();
     let mut exchange = Exchange::new(login, &ctx.backends.repair, ctx.line_limits(), &tag);
     let caller = Caller {
         client: session.client,
         listener,
         session: session.id,
         handshake: session.handshake.as_ref(),
+        id: &id,
+        hops: hops.unwrap_or_default(),
+        tag: &introduction_tag,
     };
-    let attempt = attempt(dialogue, &mut exchange, login, &caller, ctx).await;
+    let attempt = match hops {
+        Some(_) => attempt(dialogue, &mut exchange, login, &caller, ctx).await,
+        None => refuse_loop(dialogue, login, &caller, ctx).await,
+    };
     let seconds = start.elapsed().as_secs_f64();
     let result = match attempt.as_ref().map(|attempt| attempt.outcome) {
         Ok(Outcome::LoggedIn) => LoginResult::Ok,
@@ -89,6 +100,26 @@ pub async fn log_in(
             Ok(None)
         }
     }
+}
+
+/// A proxy before us says that it is the last one that may be. Nobody is dialled: it would go round and round.
+async fn refuse_loop(
+    dialogue: &mut Dialogue,
+    login: &Login,
+    caller: &Caller<'_>,
+    ctx: &Context,
+) -> Result<Attempt, Reason> {
+    let (session, client) = (session_id(caller.session), caller.client);
+    tracing::warn!(
+        session,
+        %client,
+        "loop: this login came through {} proxies, so one of them has another as its server; see `backend.servers`",
+        introduction::TTL - 1
+    );
+    let mut out = Vec::new();
+    login::unavailable(&login.tag, &mut out);
+    dialogue.send(&out, ctx).await?;
+    Ok(Attempt { outcome: Outcome::Unavailable("proxies in a loop"), dialled: None })
 }
 
 struct Attempt {
@@ -141,7 +172,9 @@ async fn attempt(
     let deadline = dialogue.deadline.min(Instant::now() + ctx.timeouts.backend_login);
     // Zeroed when done: they hold the password.
     let (mut to_backend, mut to_client) = (Zeroizing::new(Vec::new()), Vec::new());
-    let mut step = exchange.start(server.dialect(endpoint), dialogue.id(), &mut to_backend);
+    let nothing = Fields::default();
+    let id = if link.introduced { &nothing } else { caller.id };
+    let mut step = exchange.start(server.dialect(endpoint), id, &mut to_backend);
     // Whether what either side has sent so far was looked at and more is needed.
     let (mut client_read, mut backend_read) = (false, link.input.is_empty());
     let outcome = loop {

@@ -19,6 +19,7 @@ use crate::backend::dial;
 use crate::backend::product::Product;
 use crate::backend::resolve::Address;
 use crate::backend::secure;
+use crate::backend::transparent;
 use crate::config::settings::{self, Identity, ProxyTlvs, ServerTls, TlsMode, Trust};
 use crate::proto::imap::response::Kind;
 use crate::tls::{self, backend::connectors};
@@ -268,6 +269,12 @@ async fn identity(
         }
         Identity::ProxyV1 | Identity::ProxyV2(_) => {
             section.ok(Check::Identity, "it reads the PROXY header");
+        }
+        Identity::Transparent
+            if let Err(error) = transparent::check(std::slice::from_ref(settings)) =>
+        {
+            let meaning = "The proxy does not start without it. It may run as another user than doctor did now.";
+            section.warning(Check::Identity, error.to_string(), meaning, Vec::new());
         }
         Identity::Transparent => section.skipped(
             Check::Identity,

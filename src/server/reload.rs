@@ -16,7 +16,7 @@ use tokio::time::timeout;
 
 use super::listeners::Sockets;
 use super::{Certificates, Running, Task, fit_descriptors};
-use crate::backend::{Backends, learn};
+use crate::backend::{Backends, learn, transparent};
 use crate::config::settings::{Limits, Log, Settings, Tls};
 use crate::config::{self, diff};
 use crate::conn;
@@ -89,6 +89,7 @@ impl Running {
     /// A line for each mistake.
     fn prepare(&self, source: &Source, keeper: Option<&Keeper>) -> Result<Prepared, Vec<String>> {
         let settings = config::load(&source.file).map_err(|error| lines(&error))?;
+        transparent::check(&settings.backend.servers).map_err(|error| vec![error.to_string()])?;
         let (limits, warning) = fit_descriptors(&settings);
         let now = SystemTime::now();
         let kept = keeper.filter(|_| same_certificates(&self.settings.tls, &settings.tls));

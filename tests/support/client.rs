@@ -340,15 +340,6 @@ impl Client {
     }
 }
 
-/// From another address than the system would choose.
-pub fn dial_from(source: IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
-    let domain = socket2::Domain::for_address(address);
-    let socket = socket2::Socket::new(domain, socket2::Type::STREAM, None)?;
-    socket.bind(&SocketAddr::new(source, 0).into())?;
-    socket.connect_timeout(&address.into(), PATIENCE)?;
-    prepared(socket.into())
-}
-
 fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     prepared(TcpStream::connect_timeout(&address, PATIENCE)?)
 }

@@ -55,6 +55,12 @@ impl Dovecot {
         Self::launch(Ipv4Addr::new(127, 0, 0, 2), &config)
     }
 
+    /// Listens on `ip`: a proxy that calls another loopback address than 127.0.0.1 is a stranger.
+    #[track_caller]
+    pub fn at(ip: Ipv4Addr, config: &str) -> Self {
+        Self::launch(ip, &format!("disable_plaintext_auth = no\n{config}\n"))
+    }
+
     #[track_caller]
     fn launch(ip: Ipv4Addr, config: &str) -> Self {
         let folder = tempfile::tempdir().expect("a temporary folder");

@@ -6,7 +6,7 @@
 
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
-use std::net::{Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
+use std::net::{IpAddr, Ipv4Addr, Shutdown, SocketAddr, TcpListener, TcpStream};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
@@ -66,6 +66,7 @@ impl FakeBackend {
         })
     }
 
+    /// As [`FakeBackend::raw`], on an address of this machine.
     pub fn raw_at(
         address: SocketAddr,
         script: impl Fn(&mut Session) + Send + Sync + 'static,

@@ -29,7 +29,7 @@ mod wait;
 
 pub use authority::{Authority, Issued, KeyKind, days, replace};
 pub use certificates::Certificates;
-pub use client::{Client, End, TlsOptions, dial_from};
+pub use client::{Client, End, TlsOptions};
 pub use dns::{Dns, Record};
 pub use dovecot::Dovecot;
 pub use fake_backend::{Command, FakeBackend, Session, Switch};

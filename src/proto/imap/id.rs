@@ -3,20 +3,27 @@
 //!
 //! Dovecot and others take `x-originating-ip`, `x-session-id`, `x-forward-*` and more from an address that
 //! they trust, and behind us every client comes from such an address. So no key that begins with `x-` ever
-//! goes on. Limits (RFC 2971 §3.3): 30 pairs, keys of 30 octets, values of 1024.
+//! goes on. One is read: `x-proxy-ttl`, how many proxies there may still be, since whoever lies about it can only cut
+//! himself off. Limits (RFC 2971 §3.3): 30 pairs, keys of 30 octets, values of 1024; written, [`MAX_LINE`].
+//! Not here: what we say of a client ([`super::introduction`]).
 
 use super::command::{Error, Reader};
 
 const MAX_PAIRS: usize = 30;
 const MAX_KEY: usize = 30;
 const MAX_VALUE: usize = 1024;
+/// Longest line that is written: Dovecot's login process reads 8192 bytes. Pairs that do not fit are left out.
+const MAX_LINE: usize = 8000;
 
 /// What we answer: who sits in between, without a version that a scanner could use.
 pub const OURS: &[u8] = b"* ID (\"name\" \"imaps-proxy\")\r\n";
 
 /// The fields of one ID command that may go on to the backend; possibly none.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
-pub struct Fields(Vec<(Vec<u8>, Option<Vec<u8>>)>);
+pub struct Fields {
+    pairs: Vec<(Vec<u8>, Option<Vec<u8>>)>,
+    proxy_ttl: Option<u32>,
+}
 
 impl Fields {
     /// `arguments`: what stands behind `ID `: `NIL` or a parenthesised list of pairs.
@@ -29,7 +36,7 @@ impl Fields {
             };
         }
         reader.byte(b'(')?;
-        let mut fields = Vec::new();
+        let mut fields = Self::default();
         let mut pairs = 0;
         while reader.peek() != Some(b')') {
             if pairs > 0 {
@@ -43,36 +50,89 @@ impl Fields {
             if pairs > MAX_PAIRS || key.len() > MAX_KEY || value_length > MAX_VALUE {
                 return Err(Error::Arguments);
             }
-            if may_pass(&key) && quotable(&key) && value.as_deref().is_none_or(quotable) {
-                fields.push((key, value));
+            if key.eq_ignore_ascii_case(b"x-proxy-ttl") {
+                fields.proxy_ttl = value.as_deref().and_then(number).or(fields.proxy_ttl);
+            } else if may_pass(&key) && quotable(&key) && value.as_deref().is_none_or(quotable) {
+                fields.pairs.push((key, value));
             }
         }
         reader.byte(b')')?;
         reader.end()?;
-        Ok(Self(fields))
+        Ok(fields)
     }
 
+    /// No field goes on.
     pub fn is_empty(&self) -> bool {
-        self.0.is_empty()
+        self.pairs.is_empty()
+    }
+
+    /// How many proxies there may still be, ourselves included, if the client is one that says so.
+    pub fn proxy_ttl(&self) -> Option<u32> {
+        self.proxy_ttl
     }
 
     /// Appends `tag ID (…)` as the backend gets it.
     pub fn write(&self, tag: &[u8], out: &mut Vec<u8>) {
+        let mut list = List::begin(tag, out);
+        list.fields(self);
+        list.end();
+    }
+}
+
+/// `tag ID (…)` while it is written.
+pub(super) struct List<'a> {
+    out: &'a mut Vec<u8>,
+    start: usize,
+    pairs: usize,
+}
+
+impl<'a> List<'a> {
+    pub(super) fn begin(tag: &[u8], out: &'a mut Vec<u8>) -> Self {
+        let start = out.len();
         out.extend_from_slice(tag);
         out.extend_from_slice(b" ID (");
-        for (n, (key, value)) in self.0.iter().enumerate() {
-            if n > 0 {
-                out.push(b' ');
-            }
-            write_quoted(key, out);
-            out.push(b' ');
-            match value {
-                Some(value) => write_quoted(value, out),
-                None => out.extend_from_slice(b"NIL"),
-            }
-        }
-        out.extend_from_slice(b")\r\n");
+        Self { out, start, pairs: 0 }
     }
+
+    /// Leaves the pair out if the list is full.
+    pub(super) fn pair(&mut self, key: &[u8], value: Option<&[u8]>) {
+        debug_assert!(quotable(key) && value.is_none_or(quotable));
+        if self.pairs == MAX_PAIRS {
+            return;
+        }
+        let before = self.out.len();
+        if self.pairs > 0 {
+            self.out.push(b' ');
+        }
+        write_quoted(key, self.out);
+        self.out.push(b' ');
+        match value {
+            Some(value) => write_quoted(value, self.out),
+            None => self.out.extend_from_slice(b"NIL"),
+        }
+        if self.out.len() - self.start > MAX_LINE {
+            self.out.truncate(before);
+        } else {
+            self.pairs += 1;
+        }
+    }
+
+    pub(super) fn fields(&mut self, fields: &Fields) {
+        for (key, value) in &fields.pairs {
+            self.pair(key, value.as_deref());
+        }
+    }
+
+    pub(super) fn end(self) {
+        self.out.extend_from_slice(b")\r\n");
+    }
+}
+
+/// Digits only; what is too large to count is as good as no limit.
+fn number(text: &[u8]) -> Option<u32> {
+    let text = std::str::from_utf8(text).ok()?;
+    let digits = !text.is_empty() && text.bytes().all(|byte| byte.is_ascii_digit());
+    digits.then(|| text.parse().unwrap_or(u32::MAX))
 }
 
 fn may_pass(key: &[u8]) -> bool {
@@ -120,6 +180,33 @@ mod tests {
             Ok("P0 ID ()\r\n")
         );
         assert_eq!(passed_on(b"(\"name\" {3}\r\na\r\n)").as_deref(), Ok("P0 ID ()\r\n"));
+    }
+
+    #[test]
+    fn of_what_a_backend_would_believe_only_the_time_to_live_is_read() {
+        for (value, expected) in [
+            ("\"3\"", Some(3)),
+            ("{1+}\r\n0", Some(0)),
+            ("\"99999999999\"", Some(u32::MAX)),
+            ("\"\"", None),
+            ("\"+3\"", None),
+            ("\"-1\"", None),
+            ("NIL", None),
+        ] {
+            let id = format!("(\"name\" \"x\" \"X-Proxy-TTL\" {value})");
+            let ttl = Fields::parse(id.as_bytes()).map(|fields| fields.proxy_ttl());
+            assert_eq!(ttl, Ok(expected), "{value}");
+            assert_eq!(passed_on(id.as_bytes()).as_deref(), Ok("P0 ID (\"name\" \"x\")\r\n"));
+        }
+    }
+
+    #[test]
+    fn a_list_that_no_login_process_reads_gets_shorter() {
+        let value = "v".repeat(MAX_VALUE);
+        let pairs: Vec<String> = (0..MAX_PAIRS).map(|n| format!("\"k{n}\" \"{value}\"")).collect();
+        let out = passed_on(format!("({})", pairs.join(" ")).as_bytes()).expect("a list");
+        assert!(out.starts_with("P0 ID (\"k0\" \"v") && out.ends_with("v\")\r\n"));
+        assert!((7000..=MAX_LINE + 3).contains(&out.len()), "{}", out.len());
     }
 
     #[test]

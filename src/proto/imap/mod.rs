@@ -15,6 +15,8 @@ pub mod capability;
 
 pub mod id;
 
+pub mod introduction;
+
 pub mod sasl;
 
 pub mod dialogue;

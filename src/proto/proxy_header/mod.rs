@@ -12,7 +12,7 @@ mod write;
 use std::net::SocketAddr;
 
 pub use read::{Error, Header, MAX_HEADER, announces, read};
-pub use write::{Certificate, Tls, Tlvs, local, v1, v2};
+pub use write::{Certificate, Tls, Tlvs, host_name, local, v1, v2};
 
 /// How version 1 begins.
 const V1: &[u8] = b"PROXY ";

@@ -144,7 +144,7 @@ fn in_one_family(ends: &Ends) -> (SocketAddr, SocketAddr) {
 
 /// Letters, digits and hyphens between dots (RFC 1123 §2.1), for Dovecot 2.4 closes the connection over anything else; without
 /// the dot of the root. A number at the end would make it an address.
-fn host_name(name: &str) -> Option<&str> {
+pub fn host_name(name: &str) -> Option<&str> {
     let name = name.strip_suffix('.').unwrap_or(name);
     let label = |label: &str| {
         (1..=63).contains(&label.len())
