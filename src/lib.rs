@@ -23,6 +23,8 @@ pub mod admin;
 
 pub mod log;
 
+pub mod doctor;
+
 pub mod demo;
 
 pub mod version;

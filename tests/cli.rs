@@ -32,7 +32,7 @@ fn assert_readable(finished: &Finished, code: i32, words: &[&str]) {
 #[test]
 fn help_reads_like_documentation() {
     let help = proxy(&["--help"]).succeeded().stdout;
-    for command in ["run", "demo", "check", "cert", "schema"] {
+    for command in ["run", "demo", "check", "doctor", "cert", "schema"] {
         assert!(help.contains(command), "{help}");
         let its = proxy(&[command, "--help"]).succeeded().stdout;
         assert!(its.lines().count() > 4, "{its}");

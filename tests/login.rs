@@ -10,7 +10,8 @@ use std::thread;
 use std::time::Duration;
 
 use support::{
-    Backend, Client, Dovecot, End, FakeBackend, Proxy, Session, Switch, Unreachable, free_port,
+    Backend, Client, Dovecot, End, FakeBackend, PATIENCE, Proxy, Session, Switch, Unreachable,
+    free_port, within,
 };
 
 /// The words of a capability list in a greeting, a response code or an untagged line.
@@ -82,11 +83,12 @@ fn logindisabled_is_passed_on_and_the_log_says_how_to_cure_it() {
     let proxy = Proxy::start(&dovecot, "");
     let mut client = proxy.connect();
     assert!(capabilities(&client.line()).contains(&"LOGINDISABLED".to_owned()));
-    let warnings: Vec<_> = proxy
-        .log()
-        .into_iter()
-        .filter(|line| line.level() == "WARN" && line.message().contains("LOGINDISABLED"))
-        .collect();
+    let mut warnings = Vec::new();
+    within(PATIENCE, "the log warns of it", || {
+        warnings = proxy.log();
+        warnings.retain(|line| line.level() == "WARN" && line.message().contains("LOGINDISABLED"));
+        !warnings.is_empty()
+    });
     assert_eq!(warnings.len(), 1, "{}", proxy.text());
     let cure = warnings[0].message();
     assert!(cure.contains("login_trusted_networks"), "no cure for Dovecot in {cure:?}");

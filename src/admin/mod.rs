@@ -10,6 +10,8 @@ use arc_swap::ArcSwap;
 
 pub mod probes;
 
+pub mod ask;
+
 /// Whether the proxy can serve, as `/readyz` tells it. Set by whoever knows, read by the probe; no locks.
 ///
 /// Each part is true on its own, so no order between them is kept (`Relaxed` throughout).

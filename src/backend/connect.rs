@@ -3,7 +3,7 @@
 //! Not here: which address (`resolve`, `balance`), what is said on the connection (`dial`).
 
 use std::io;
-use std::net::IpAddr;
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::path::Path;
 use std::time::Duration;
 
@@ -18,6 +18,19 @@ use crate::conn::socket;
 
 /// How soon a Unix socket whose queue is full is tried again: the system does not say when it has room.
 const RETRY: Duration = Duration::from_millis(20);
+
+/// The address from which connections to `address` come, as the routes stand; nothing is sent. `None`: there are no routes, or
+/// no addresses.
+pub fn source_towards(address: &Address) -> Option<IpAddr> {
+    let Address::Ip(address) = address else { return None };
+    let any: IpAddr = match address {
+        SocketAddr::V4(_) => Ipv4Addr::UNSPECIFIED.into(),
+        SocketAddr::V6(_) => Ipv6Addr::UNSPECIFIED.into(),
+    };
+    let socket = UdpSocket::bind((any, 0)).ok()?;
+    socket.connect(address).ok()?;
+    socket.local_addr().ok().map(|source| source.ip().to_canonical())
+}
 
 /// `source`: the client's address, where the connection is to come from it.
 pub async fn connect(

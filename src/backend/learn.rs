@@ -17,6 +17,7 @@ use tokio::io::AsyncReadExt as _;
 use tokio::task::JoinSet;
 use tokio::time::{sleep, sleep_until, timeout};
 
+use super::connect::source_towards;
 use super::dial::{self, Failure, Link};
 use super::server::{Endpoint, Place, Server};
 use super::{Known, News, Said};
@@ -192,7 +193,8 @@ async fn ask(server: &Server, endpoint: &Endpoint) -> Result<(Said, Duration), E
     let (greeting, capabilities) =
         timeout(limit, capabilities(link)).await.map_err(|_| Error::Timeout(limit))??;
     let text = text_of(&greeting).iter().copied().filter(|byte| !byte.is_ascii_control()).collect();
-    Ok((Said { text, capabilities }, took))
+    let us = source_towards(&endpoint.address);
+    Ok((Said { text, capabilities, us }, took))
 }
 
 /// The greeting's words for people.

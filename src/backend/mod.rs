@@ -14,6 +14,10 @@ pub mod transparent;
 
 pub mod identity;
 
+pub mod product;
+
+pub mod cures;
+
 pub mod secure;
 
 pub mod introduction;
@@ -93,6 +97,8 @@ pub struct Said {
     /// The greeting's words for people.
     text: Vec<u8>,
     capabilities: Vec<u8>,
+    /// From where it saw us.
+    us: Option<IpAddr>,
 }
 
 /// The same, ready for clients.
@@ -316,7 +322,7 @@ impl News {
 
 impl Known {
     fn new(said: Arc<Said>, repair: &Repair) -> Self {
-        let Said { text, capabilities: list } = &*said;
+        let Said { text, capabilities: list, .. } = &*said;
         let (mut capabilities, mut before_tls) = (Vec::new(), Vec::new());
         repair.words(list, &mut capabilities);
         capability::before_tls(&capabilities, &mut before_tls);

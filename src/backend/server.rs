@@ -16,16 +16,18 @@ use tokio::sync::Notify;
 use tokio_util::sync::CancellationToken;
 
 use super::balance;
+use super::cures::{Cure, Link};
 use super::dial::{self, Failure};
 use super::health::{Change, Health, Standing};
 use super::identity::{Caller, Untold};
 use super::introduction;
+use super::product::{self, Product};
 use super::resolve::{Address, Resolver, Target};
-use super::{Known, News, transparent};
+use super::{Known, News, Said, transparent};
 use crate::config::settings::{self, Capabilities, Identity, ServerState};
 use crate::log::sample::Sampler;
 use crate::metrics::{BackendGauges, BackendMetrics};
-use crate::proto::imap::capability::Repair;
+use crate::proto::imap::capability::{self, Repair};
 use crate::proto::imap::login::Dialect;
 use crate::tls::backend::Connector;
 
@@ -277,9 +279,9 @@ impl Server {
             if known.login_disabled {
                 tracing::warn!(
                     backend,
-                    "backend advertises LOGINDISABLED: it refuses passwords on a connection that it takes for unencrypted. \
-                     Tell it that this one is safe, e.g. Dovecot: login_trusted_networks = <address of the proxy>; \
-                     Cyrus: allowplaintext: yes; hiding the word from clients does not make logins work"
+                    cure = self.login_disabled(&known.said),
+                    "backend advertises LOGINDISABLED: it refuses passwords on a connection that it takes for unencrypted; \
+                     hiding the word from clients does not make logins work, `imaps-proxy doctor` says more"
                 );
             }
         } else if change.is_some() && !was_up {
@@ -287,6 +289,21 @@ impl Server {
         } else if change.is_some() {
             tracing::info!(backend, address, "backend's address is up");
         }
+    }
+
+    /// What makes it accept passwords.
+    fn login_disabled(&self, said: &Said) -> String {
+        let Said { text: greeting, capabilities, us } = said;
+        let said = product::Said { greeting, capabilities, id: b"" };
+        let server = &self.goes_by.server;
+        let starttls = server.tls.is_none() && capability::has(capabilities, b"STARTTLS");
+        let link = Link {
+            product: Product::of(&said),
+            identity: &server.identity,
+            proxy: *us,
+            offers_starttls: starttls,
+        };
+        link.login_disabled().first().map(Cure::line).unwrap_or_default()
     }
 
     pub(super) fn on_bad_look(&self, endpoint: &Endpoint, failure: Failure, error: &dyn ToString) {

@@ -11,6 +11,8 @@ mod demo;
 
 mod check;
 
+mod doctor;
+
 mod cert;
 
 mod schema;
@@ -47,6 +49,7 @@ Examples:
   imaps-proxy cert self-signed --name mail.example.org --out certs/
   imaps-proxy check --config imaps-proxy.yaml      every mistake of a configuration
   imaps-proxy run --config imaps-proxy.yaml        the proxy, in the foreground
+  imaps-proxy doctor --config imaps-proxy.yaml     what is wrong with it, its certificate or its servers
 
 The smallest configuration:
   listen:
@@ -99,6 +102,7 @@ enum Command {
     Run(run::Args),
     Demo(demo::Args),
     Check(check::Args),
+    Doctor(doctor::Args),
     Cert(cert::Args),
     Schema(schema::Args),
     Health(health::Args),
@@ -129,6 +133,9 @@ pub enum Error {
     /// `check` has printed what is wrong; this is the sum.
     #[error("{} has {}", file.display(), count(*errors, "error"))]
     Checked { file: PathBuf, errors: usize },
+    /// `doctor` has printed what is wrong; this is the sum.
+    #[error("found {0}")]
+    Found(String),
     #[error("{}", chain(&**.0))]
     Failed(Box<dyn std::error::Error + Send + Sync>),
 }
@@ -138,7 +145,7 @@ impl Error {
     pub fn exit_code(&self) -> u8 {
         match self {
             Self::Configuration(_) | Self::Usage(_) | Self::Checked { .. } => 2,
-            Self::Failed(_) => 1,
+            Self::Found(_) | Self::Failed(_) => 1,
         }
     }
 
@@ -187,6 +194,7 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Command::Run(args) => run::run(args),
         Command::Demo(args) => demo::run(args),
         Command::Check(args) => check::run(args),
+        Command::Doctor(args) => doctor::run(args),
         Command::Cert(args) => cert::run(args),
         Command::Schema(args) => schema::run(args),
         Command::Health(args) => health::run(args),

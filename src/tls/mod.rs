@@ -115,6 +115,7 @@ pub fn chain(error: &dyn std::error::Error) -> String {
     text
 }
 
+/// Seconds since 1970.
 pub fn unix(now: SystemTime) -> i64 {
     match now.duration_since(UNIX_EPOCH) {
         Ok(since) => i64::try_from(since.as_secs()).unwrap_or(i64::MAX),

@@ -168,7 +168,7 @@ fn contains(names: &[Box<[u8]>], word: &[u8]) -> bool {
     names.iter().any(|name| name.eq_ignore_ascii_case(word))
 }
 
-fn split(list: &[u8]) -> impl Iterator<Item = &[u8]> {
+pub(crate) fn split(list: &[u8]) -> impl Iterator<Item = &[u8]> {
     list.split(|&byte| byte == b' ').filter(|word| !word.is_empty())
 }
 

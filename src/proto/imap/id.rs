@@ -141,11 +141,11 @@ fn may_pass(key: &[u8]) -> bool {
 
 /// Whether every IMAP server reads `text` as a quoted string (RFC 3501 §9: 7-bit, no CR, LF, NUL).
 /// Controls are left out too: what they do in a backend's log is nobody's wish.
-pub(super) fn quotable(text: &[u8]) -> bool {
+pub(crate) fn quotable(text: &[u8]) -> bool {
     text.iter().all(|byte| (b' '..0x7f).contains(byte))
 }
 
-pub(super) fn write_quoted(text: &[u8], out: &mut Vec<u8>) {
+pub(crate) fn write_quoted(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     for &byte in text {
         if matches!(byte, b'"' | b'\\') {
