@@ -85,10 +85,20 @@ impl Client {
         address: SocketAddr,
         config: &Arc<ClientConfig>,
     ) -> io::Result<Self> {
-        let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
-        socket.bind(&SocketAddr::new(source, 0).into())?;
-        socket.connect_timeout(&address.into(), PATIENCE)?;
-        Self::tls_over(prepared(socket.into())?, config, "localhost")
+        Self::tls_over(dial_from(source, address)?, config, "localhost")
+    }
+
+    /// As [`Client::tls_from`], on a port for STARTTLS; the greeting was in plaintext.
+    pub fn starttls_from(
+        source: IpAddr,
+        address: SocketAddr,
+        config: &Arc<ClientConfig>,
+    ) -> io::Result<Self> {
+        let tcp = dial_from(source, address)?;
+        let mut client = Self::over(Transport::Plain(tcp.try_clone()?));
+        client.expect("* OK ");
+        assert!(client.result("STARTTLS").starts_with("OK"), "{client:?}");
+        Self::tls_over(tcp, config, "localhost")
     }
 
     /// On a connection that is there.
@@ -342,6 +352,14 @@ impl Client {
 
 fn dial(address: SocketAddr) -> io::Result<TcpStream> {
     prepared(TcpStream::connect_timeout(&address, PATIENCE)?)
+}
+
+/// From another address than the system would choose.
+fn dial_from(source: IpAddr, address: SocketAddr) -> io::Result<TcpStream> {
+    let socket = Socket::new(Domain::for_address(address), Type::STREAM, None)?;
+    socket.bind(&SocketAddr::new(source, 0).into())?;
+    socket.connect_timeout(&address.into(), PATIENCE)?;
+    prepared(socket.into())
 }
 
 fn prepared(tcp: TcpStream) -> io::Result<TcpStream> {

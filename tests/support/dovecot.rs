@@ -209,16 +209,7 @@ impl Backend for Dovecot {
     }
 
     fn connections(&self) -> usize {
-        // Dovecot's own ends, out of the kernel's table: established, or closed by the other end only.
-        let table = fs::read_to_string("/proc/net/tcp").expect("Linux has this file");
-        let port = format!(":{:04X}", self.address.port());
-        table
-            .lines()
-            .filter(|line| {
-                let fields: Vec<&str> = line.split_whitespace().collect();
-                fields.len() > 3 && fields[1].ends_with(&port) && matches!(fields[3], "01" | "08")
-            })
-            .count()
+        established(self.address)
     }
 }
 
@@ -231,6 +222,17 @@ impl Drop for Dovecot {
         // and nothing in the folder outlives the test anyway.
         self.kill();
     }
+}
+
+/// A server's own ends, out of the kernel's table: established, or closed by the other end only.
+pub fn established(address: SocketAddr) -> usize {
+    let table = fs::read_to_string("/proc/net/tcp").expect("Linux has this file");
+    let port = format!(":{:04X}", address.port());
+    let counts = |line: &&str| {
+        let fields: Vec<&str> = line.split_whitespace().collect();
+        fields.len() > 3 && fields[1].ends_with(&port) && matches!(fields[3], "01" | "08")
+    };
+    table.lines().filter(counts).count()
 }
 
 fn run(file: &Path) -> Process {

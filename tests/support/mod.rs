@@ -1,6 +1,6 @@
 //! The black-box harness: starts real programs and fake ones, talks to them, waits for states.
 //!
-//! In a test: [`Dovecot`] (the real one, from a temporary folder) or [`FakeBackend`] (misbehaves on
+//! In a test: [`Dovecot`] (the real one, from a temporary folder), [`Legacy`] (Cyrus, Courier) or [`FakeBackend`] (misbehaves on
 //! demand and records what arrives), a [`Proxy`] in front of it (the binary under test, with its own
 //! configuration, ports, log and metrics) and [`Client`]s (TLS, line by line). Everything blocks,
 //! everything has a deadline, nothing sleeps to synchronise: [`wait_until`] looks for a state.
@@ -21,6 +21,7 @@ mod client;
 mod dns;
 mod dovecot;
 mod fake_backend;
+mod legacy;
 mod pebble;
 mod process;
 mod programs;
@@ -33,6 +34,7 @@ pub use client::{Client, End, TlsOptions};
 pub use dns::{Dns, Record};
 pub use dovecot::Dovecot;
 pub use fake_backend::{Command, FakeBackend, Session, Switch};
+pub use legacy::Legacy;
 pub use pebble::{HMAC_KEY, Pebble, connects};
 pub use process::Process;
 pub use programs::{Finished, program, run};
