@@ -90,8 +90,8 @@ fn logindisabled_is_passed_on_and_the_log_says_how_to_cure_it() {
         !warnings.is_empty()
     });
     assert_eq!(warnings.len(), 1, "{}", proxy.text());
-    let cure = warnings[0].message();
-    assert!(cure.contains("login_trusted_networks"), "no cure for Dovecot in {cure:?}");
+    let cure = warnings[0].field("cure");
+    assert!(cure.contains("login_trusted_networks = 127.0.0.1"), "no cure for Dovecot in {cure:?}");
     proxy.stop();
 }
 

@@ -30,6 +30,8 @@ mod listener;
 
 mod server;
 
+mod explain;
+
 mod compare;
 
 mod login;
