@@ -9,7 +9,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use ipnet::IpNet;
-use socket2::{Domain, Protocol, Socket, Type};
+use socket2::{Domain, Protocol, SockRef, Socket, Type};
 use tokio::net::{TcpListener, TcpStream};
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
@@ -113,17 +113,17 @@ impl Acceptor {
         admitted
     }
 
-    /// Takes what has come already, of a listener that closes.
-    pub async fn rest(self) {
+    /// Takes what has come already, of a listener that closes: whoever waits there then is reset. The system is asked, for what
+    /// the runtime has heard of may be less.
+    pub fn rest(self) {
         let accepted = self.ctx.metrics.listener(&self.listener.name);
         for _ in 0..BACKLOG {
-            tokio::select! {
-                biased;
-                Ok((stream, peer)) = self.socket.accept() => {
-                    accepted.inc();
-                    self.admit(stream, peer);
-                }
-                () = std::future::ready(()) => return,
+            let Ok((stream, peer)) = SockRef::from(&*self.socket).accept() else { return };
+            let stream = std::net::TcpStream::from(stream);
+            let stream = stream.set_nonblocking(true).and_then(|()| TcpStream::from_std(stream));
+            if let (Ok(stream), Some(peer)) = (stream, peer.as_socket()) {
+                accepted.inc();
+                self.admit(stream, peer);
             }
         }
     }

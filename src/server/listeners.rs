@@ -164,7 +164,7 @@ impl Listeners {
             let is_gone =
                 |open: &Accepting| !Arc::ptr_eq(&open.acceptor.socket, &gone.acceptor.socket);
             if self.imap.iter().all(is_gone) {
-                close(gone, &self.imap, ctx).await;
+                close(gone, &self.imap, ctx);
             }
         }
         let (readiness, registry) = (&self.around.readiness, &ctx.metrics.registry);
@@ -220,11 +220,11 @@ impl Listeners {
 }
 
 /// Takes a listener out of service. Who has come already is served as the others are who come now.
-async fn close(gone: Accepting, open: &[Accepting], ctx: &Arc<Context>) {
+fn close(gone: Accepting, open: &[Accepting], ctx: &Arc<Context>) {
     let Accepting { acceptor, listen, .. } = gone;
     tell("not listening any more", service(listen.tls), &acceptor.socket, listen.address);
     let listener = Arc::clone(&acceptor.listener);
-    Acceptor { ctx: Arc::clone(ctx), ..acceptor }.rest().await;
+    Acceptor { ctx: Arc::clone(ctx), ..acceptor }.rest();
     if open.iter().all(|open| open.acceptor.listener.name != listener.name) {
         ctx.metrics.listener_closed(&listener.name);
     }
