@@ -140,7 +140,7 @@ impl Running {
         certificates::announce(&news, Occasion::Start, &store, &metrics, &readiness);
         certificates::announce_parts(&fresh, &metrics);
         warning.iter().for_each(|warning| tracing::warn!("{warning}"));
-        let backends = Backends::new(&settings, connectors, &metrics, None);
+        let backends = Arc::new(Backends::new(&settings, connectors, &metrics, None));
         backends.replace(None, &metrics);
         readiness.set_backends(backends.states());
         let keeper = Keeper::new(store, configured, Arc::clone(&serving));

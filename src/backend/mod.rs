@@ -37,6 +37,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
+use arc_swap::ArcSwapOption;
 use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
@@ -90,6 +91,8 @@ pub struct Choice {
 pub struct News {
     came: Notify,
     waiting: AtomicUsize,
+    /// Those of the configuration that is in force.
+    current: ArcSwapOption<Backends>,
 }
 
 /// What a server said of itself.
@@ -194,7 +197,7 @@ impl Backends {
     }
 
     /// Takes the place of `before`: servers that are not wanted any more, or otherwise, are retired.
-    pub fn replace(&self, before: Option<&Self>, metrics: &Metrics) {
+    pub fn replace(self: &Arc<Self>, before: Option<&Self>, metrics: &Metrics) {
         for retired in before.iter().flat_map(|before| before.without(Some(self))) {
             retired.retired.cancel();
             if self.servers.iter().all(|server| server.name != retired.name) {
@@ -205,7 +208,13 @@ impl Backends {
             server.show();
             metrics.backend_state(&server.name, *state);
         }
+        self.news.current.store(Some(Arc::clone(self)));
         self.news.tell();
+    }
+
+    /// Those that took its place: who waits for a server waits for what the operator wants now.
+    pub fn in_force(self: &Arc<Self>) -> Arc<Self> {
+        self.news.current.load_full().unwrap_or_else(|| Arc::clone(self))
     }
 
     /// For the readiness probe: those that take sessions.

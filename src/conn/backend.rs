@@ -228,7 +228,7 @@ async fn dial(
     let mut hold = Hold::new(dialogue.deadline, ctx);
     loop {
         let news = ctx.backends.news.next();
-        let (choices, mut full) = ctx.backends.choose(caller.client.ip());
+        let (choices, mut full) = hold.backends().choose(caller.client.ip());
         let dialled = dial_in_order(choices.into(), &mut full, dialogue.deadline, caller).await;
         if let Some(dialled) = dialled {
             hold.over(HoldResult::Served);

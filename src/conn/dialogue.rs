@@ -41,7 +41,7 @@ pub async fn greet(client: Client, ctx: &Context) -> Result<Dialogue, Reason> {
     let mut hold = Hold::new(dialogue.deadline, ctx);
     let known = loop {
         let news = ctx.backends.news.next();
-        match ctx.backends.known() {
+        match hold.backends().known() {
             Some(known) => break known,
             None if dialogue.hold(&mut hold, news, ctx).await? => {}
             None => return Err(dialogue.close(UNAVAILABLE, Reason::BackendUnavailable, ctx).await),

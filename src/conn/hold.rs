@@ -4,11 +4,13 @@
 //! **Invariant:** whoever waits is counted, and counted out once, whatever ends it.
 //! Not here: what is waited for, and what ends the wait early ([`super::dialogue`], [`super::starttls`]).
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use tokio::time::Instant;
 
 use super::Context;
+use crate::backend::Backends;
 use crate::metrics::HoldResult;
 
 pub struct Hold<'a> {
@@ -36,6 +38,14 @@ impl<'a> Hold<'a> {
             self.ctx.backends.news.waits(true);
             self.deadline.min(Instant::now() + self.limit)
         }))
+    }
+
+    /// Whose servers count: those that the session began with, and for who waits those that are wanted now.
+    pub fn backends(&self) -> Arc<Backends> {
+        match self.until {
+            None => Arc::clone(&self.ctx.backends),
+            Some(_) => self.ctx.backends.in_force(),
+        }
     }
 
     pub fn has_begun(&self) -> bool {

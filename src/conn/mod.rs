@@ -53,7 +53,7 @@ use relay::Pair;
 /// What a connection may use, as of the configuration that it began with; a reload makes the [next](Self::next) one.
 pub struct Context {
     pub tls: Arc<Serving>,
-    pub backends: Backends,
+    pub backends: Arc<Backends>,
     pub limits: Limits,
     pub timeouts: Timeouts,
     pub metrics: Arc<Metrics>,
@@ -104,7 +104,7 @@ impl Drain {
 impl Context {
     pub fn new(
         tls: Arc<Serving>,
-        backends: Backends,
+        backends: Arc<Backends>,
         limits: Limits,
         timeouts: Timeouts,
         metrics: Arc<Metrics>,
@@ -128,7 +128,7 @@ impl Context {
     pub fn next(
         &self,
         tls: Arc<Serving>,
-        backends: Backends,
+        backends: Arc<Backends>,
         limits: Limits,
         timeouts: Timeouts,
     ) -> Self {

@@ -82,7 +82,7 @@ async fn known(
     let mut hold = Hold::new(deadline, ctx);
     loop {
         let news = ctx.backends.news.next();
-        if let Some(known) = ctx.backends.known() {
+        if let Some(known) = hold.backends().known() {
             hold.over(HoldResult::Served);
             return Ok(known);
         }

@@ -120,7 +120,8 @@ impl Running {
         let Prepared { settings, limits, warning, changes, store, configured, connectors, sockets } =
             prepared;
         let old = Arc::clone(&self.ctx);
-        let backends = Backends::new(&settings, connectors, &old.metrics, Some(&old.backends));
+        let backends =
+            Arc::new(Backends::new(&settings, connectors, &old.metrics, Some(&old.backends)));
         if backends.known().is_none() {
             let _ = timeout(ASKED, learn::first(backends.servers(), &backends.news)).await;
         }
