@@ -194,7 +194,8 @@ impl Listeners {
 
     async fn stop_accepting(&mut self) {
         self.imap.iter().for_each(|open| open.stop.cancel());
-        for open in &mut self.imap {
+        // Of a reload that was abandoned some may have been waited for.
+        for open in self.imap.iter_mut().filter(|open| !open.task.is_finished()) {
             let _ = (&mut open.task).await; // a panic is said on standard error, and the next one begins anew
         }
     }
