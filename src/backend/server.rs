@@ -140,7 +140,7 @@ impl Server {
             verdict: Mutex::new(up.then_some(true)),
             places: ArcSwap::from_pointee(places),
             lost: Notify::new(),
-            troubles: Mutex::new(Sampler::new(2)),
+            troubles: Mutex::new(Sampler::new(3)),
             retired: CancellationToken::new(),
             goes_by,
             tls,
@@ -175,6 +175,17 @@ impl Server {
     pub(super) fn hides(&self, client: IpAddr, endpoint: &Endpoint) -> bool {
         self.goes_by.server.identity == Identity::Transparent
             && transparent::source(client, &endpoint.address).is_none()
+    }
+
+    /// It broke off in the middle of a login. `long`: the client said so much that this may be why.
+    pub fn on_undecided(&self, endpoint: &Endpoint, why: &str, long: bool) {
+        if let Some(not_logged) = self.sample(2) {
+            let backend = &*self.name;
+            tracing::warn!(backend, why, not_logged, "backend did not decide on a login");
+        }
+        if !long {
+            self.on_doubt(endpoint);
+        }
     }
 
     fn on_untold(&self, untold: Option<&Untold>) {
@@ -316,20 +327,15 @@ impl Server {
         self.on_bad(endpoint, change, was_up, error);
     }
 
-    /// A session could not use it: out at once, until it was looked at.
+    /// A session could not use it: out at once, until it was looked at. If it may be the client whom the server does not want, a
+    /// look of our own tells, and the others are sent to it until then.
     pub fn on_bad_dial(&self, endpoint: &Endpoint, error: &dial::Error) {
         let (failure, was_up) = (error.failure(), endpoint.is_up());
         self.metrics.connect_failed(failure);
-        if self.goes_by.server.identity == Identity::Transparent {
-            // Perhaps only the way back to this client is missing: a look from our own address tells.
+        if self.goes_by.server.identity.may_explain(failure) {
             if was_up && let Some(not_logged) = self.sample(1) {
                 let (backend, error) = (&*self.name, error.to_string());
-                tracing::warn!(
-                    backend,
-                    error,
-                    not_logged,
-                    "backend does not answer to a client's address"
-                );
+                tracing::warn!(backend, error, not_logged, "backend does not serve a client");
             }
             return self.on_doubt(endpoint);
         }
@@ -411,6 +417,24 @@ impl Server {
 
     pub(super) fn show(&self) {
         self.judge(None);
+    }
+}
+
+impl Identity {
+    /// Whether the server may have failed because of the one client that it was told of.
+    fn may_explain(self, failure: Failure) -> bool {
+        use Failure as F;
+        match self {
+            Self::None => false,
+            Self::DovecotId => failure == F::Id,
+            // Perhaps only the way back to this client is missing.
+            Self::Transparent => true,
+            // The header goes first, before TLS too.
+            Self::ProxyV1 | Self::ProxyV2(_) => matches!(
+                failure,
+                F::Closed | F::Bye | F::GreetingTimeout | F::NotImap | F::Starttls | F::Tls
+            ),
+        }
     }
 }
 

@@ -213,8 +213,7 @@ async fn attempt(
         };
     };
     if let Outcome::Unavailable(why) = outcome {
-        tracing::warn!(backend = &*server.name, why, "backend did not decide on a login");
-        server.on_doubt(endpoint);
+        server.on_undecided(endpoint, why, exchange.is_long());
     }
     Ok(Attempt { outcome, dialled: Some(Dialled { choice, seat, link }) })
 }
