@@ -100,8 +100,8 @@ pub struct Load {
     metrics: Arc<BackendMetrics>,
 }
 
-/// A session's place at an address: counted as long as it lives.
-pub struct Seat(Arc<Load>);
+/// A session's place at an address: counted as long as it lives. Empty only while it is given back.
+pub struct Seat(Option<Arc<Load>>);
 
 /// The only session that tries an address that is down and lets people wait.
 pub struct Trial<'a>(&'a AtomicBool);
@@ -458,7 +458,7 @@ impl Endpoint {
         let admitted = self.load.metrics.enter(max);
         admitted.then(|| {
             self.load.sessions.fetch_add(1, Ordering::Relaxed);
-            Seat(Arc::clone(&self.load))
+            Seat(Some(Arc::clone(&self.load)))
         })
     }
 
@@ -484,18 +484,33 @@ impl Load {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Self { id, sessions: AtomicUsize::new(0), news, metrics }
     }
+
+    fn leave(&self) {
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.leave();
+    }
 }
 
 impl Seat {
-    pub fn metrics(&self) -> &BackendMetrics {
-        &self.0.metrics
+    pub fn metrics(&self) -> Option<&BackendMetrics> {
+        self.0.as_ref().map(|load| &*load.metrics)
+    }
+
+    /// It was taken for nothing: that is news only if somebody missed it meanwhile. Else those who wait for room would
+    /// wake each other with their own attempts.
+    pub fn give_back(mut self) {
+        let Some(load) = self.0.take() else { return };
+        load.leave();
+        if load.metrics.was_found_full() {
+            load.news.tell_one();
+        }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.leave();
-        self.0.news.tell_if_waited_for();
+        let Some(load) = self.0.take() else { return };
+        load.leave();
+        load.news.tell_one();
     }
 }

@@ -227,17 +227,30 @@ async fn dial(
 ) -> Result<Result<Dialled, NoServer>, Reason> {
     let mut hold = Hold::new(dialogue.deadline, ctx);
     loop {
-        let news = ctx.backends.news.next();
-        let (choices, mut full) = hold.backends().choose(caller.client.ip());
+        let (news, mut room) = (ctx.backends.news.next(), None);
+        if hold.has_begun() {
+            room.insert(Box::pin(ctx.backends.news.room())).as_mut().enable();
+        }
+        let (mut choices, mut full) = hold.backends().choose(caller.client.ip());
+        if hold.has_begun() {
+            // Whoever waits is told when it works again, and does not find out for itself.
+            choices.retain(|choice| choice.tier != Tier::Down);
+        }
         let dialled = dial_in_order(choices.into(), &mut full, dialogue.deadline, caller).await;
         if let Some(dialled) = dialled {
             hold.over(HoldResult::Served);
             return Ok(Ok(dialled));
         }
         if full && !hold.has_begun() && hold.begin().is_some() {
-            continue; // whoever left before this one was seen waiting did not say so
+            continue; // this time in the queue for room
         }
-        if !dialogue.hold(&mut hold, news, ctx).await? {
+        let woken = async {
+            match room.filter(|_| full) {
+                Some(room) => tokio::select! { () = news => {} () = room => {} },
+                None => news.await,
+            }
+        };
+        if !dialogue.hold(&mut hold, woken, ctx).await? {
             if full {
                 ctx.backends.say_full();
             }
@@ -273,6 +286,7 @@ async fn dial_in_order(
             server.on_doubt(endpoint);
             if choices.iter().any(|other| other.tier == Tier::Good) {
                 choices.push_back(Choice { tier: Tier::Doubtful, ..choice.clone() });
+                seat.give_back();
                 continue;
             }
             result = timeout_at(deadline, dialling.as_mut()).await;
@@ -282,7 +296,10 @@ async fn dial_in_order(
                 drop(trial);
                 return Some(Dialled { choice: choice.clone(), seat, link });
             }
-            Ok(Err(error)) => server.on_bad_dial(endpoint, &error),
+            Ok(Err(error)) => {
+                server.on_bad_dial(endpoint, &error);
+                seat.give_back();
+            }
             // The client is told that, and then that its time is over.
             Err(_) => return None,
         }

@@ -6,7 +6,6 @@
 
 use std::pin::pin;
 
-use tokio::sync::futures::Notified;
 use tokio::time::{Instant, sleep_until, timeout_at};
 
 use super::Context;
@@ -128,7 +127,7 @@ impl Dialogue {
     pub async fn hold(
         &mut self,
         hold: &mut Hold<'_>,
-        news: Notified<'_>,
+        news: impl Future<Output = ()>,
         ctx: &Context,
     ) -> Result<bool, Reason> {
         let Some(until) = hold.begin() else { return Ok(false) };
