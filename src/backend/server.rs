@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::balance;
@@ -30,6 +30,9 @@ use crate::metrics::{BackendGauges, BackendMetrics};
 use crate::proto::imap::capability::{self, Repair};
 use crate::proto::imap::login::Dialect;
 use crate::tls::backend::Connector;
+
+/// Sessions that dial one address at once.
+const MAX_DIALS: usize = 32;
 
 /// A reload that changes nothing of what it goes by keeps it; else another takes its place, which begins with what this one
 /// knew.
@@ -90,6 +93,8 @@ pub struct Endpoint {
     trial: AtomicBool,
     /// Wakes its watch: the next look may be due.
     pub(super) stirred: Notify,
+    /// Who of the sessions may dial now: all that waited for it come at once when it is back.
+    dials: Semaphore,
 }
 
 /// Who uses an address, whatever configuration they began with.
@@ -289,6 +294,9 @@ impl Server {
         } else if change.is_some() {
             tracing::info!(backend, address, "backend's address is up");
         }
+        if change.is_some() && was_up {
+            self.news.tell(); // else it was told of the server
+        }
     }
 
     /// What makes it accept passwords.
@@ -430,6 +438,7 @@ impl Endpoint {
             known: ArcSwapOption::empty(),
             trial: AtomicBool::new(false),
             stirred: Notify::new(),
+            dials: Semaphore::new(MAX_DIALS),
         }
     }
 
@@ -451,6 +460,11 @@ impl Endpoint {
 
     pub fn sessions(&self) -> usize {
         self.load.sessions.load(Ordering::Relaxed)
+    }
+
+    /// Leave to dial it for a session, kept until that is over. Nobody closes the queue.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.dials.acquire().await.ok()
     }
 
     /// A place for one session, if its server has less than `max`.

@@ -23,6 +23,7 @@ use crate::backend::Choice;
 use crate::backend::balance::Tier;
 use crate::backend::dial::Link;
 use crate::backend::identity::Caller;
+use crate::backend::health::Standing;
 use crate::backend::server::Seat;
 use crate::log::printable;
 use crate::metrics::{HoldResult, LoginResult, Phase};
@@ -280,11 +281,27 @@ async fn dial_in_order(
             continue;
         };
         let patience = Instant::now() + endpoint.health().patience();
+        let others = choices.iter().any(|other| other.tier == Tier::Good);
+        let turn = match timeout_at(deadline.min(patience), endpoint.turn()).await {
+            Ok(turn) => turn,
+            Err(_) if Instant::now() >= deadline => return None,
+            Err(_) if others => {
+                choices.push_back(Choice { tier: Tier::Doubtful, ..choice.clone() });
+                seat.give_back();
+                continue;
+            }
+            Err(_) => timeout_at(deadline, endpoint.turn()).await.ok()?,
+        };
+        if choice.tier != Tier::Down && endpoint.health().standing() == Standing::Down {
+            seat.give_back();
+            continue; // somebody else has found out
+        }
+        let patience = Instant::now() + endpoint.health().patience();
         let mut dialling = pin!(server.dial(endpoint, Some(caller)));
         let mut result = timeout_at(deadline.min(patience), dialling.as_mut()).await;
-        if result.is_err() {
+        if result.is_err() && patience < deadline {
             server.on_doubt(endpoint);
-            if choices.iter().any(|other| other.tier == Tier::Good) {
+            if others {
                 choices.push_back(Choice { tier: Tier::Doubtful, ..choice.clone() });
                 seat.give_back();
                 continue;
@@ -293,7 +310,7 @@ async fn dial_in_order(
         }
         match result {
             Ok(Ok(link)) => {
-                drop(trial);
+                drop((turn, trial));
                 return Some(Dialled { choice: choice.clone(), seat, link });
             }
             Ok(Err(error)) => {
