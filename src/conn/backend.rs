@@ -213,7 +213,9 @@ async fn attempt(
             }
         };
     };
-    if let Outcome::Unavailable(why) = outcome {
+    if let Outcome::Unavailable(why) = outcome
+        && !dialogue.left().is_zero()
+    {
         tracing::warn!(backend = &*server.name, why, "backend did not decide on a login");
         server.on_doubt(endpoint);
     }
