@@ -55,6 +55,8 @@ pub struct Health {
     /// Down: the pause before the next look.
     wait: Duration,
     looked: Instant,
+    /// When it answered a look the last time.
+    answered: Option<Instant>,
     next: Instant,
     /// How long it took to greet the last time.
     usual: Duration,
@@ -71,6 +73,7 @@ impl Health {
             relapses: 0,
             wait: FIRST_WAIT,
             looked: now,
+            answered: None,
             next: now,
             usual: Duration::ZERO,
         }
@@ -80,6 +83,7 @@ impl Health {
     pub fn on_good(&mut self, took: Duration, interval: Duration, now: Instant) -> Option<Change> {
         self.usual = took;
         self.looked = now;
+        self.answered = Some(now);
         self.next = now + interval;
         let change = (!self.is_up()).then_some(Change::Up);
         if change.is_some() {
@@ -104,9 +108,18 @@ impl Health {
         self.fail(failure, now)
     }
 
-    /// A session could not use it.
-    pub fn on_bad_dial(&mut self, failure: Failure, now: Instant) -> Option<Change> {
+    /// A session could not use it. What began at `start`, before it answered a look, only puts it in doubt.
+    pub fn on_bad_dial(
+        &mut self,
+        failure: Failure,
+        start: Instant,
+        now: Instant,
+    ) -> Option<Change> {
         if failure.is_ours() {
+            return None;
+        }
+        if self.is_up() && self.answered.is_some_and(|answered| answered > start) {
+            self.on_doubt(now);
             return None;
         }
         self.fail(failure, now)
@@ -213,13 +226,13 @@ mod tests {
     fn one_that_fails_is_out_at_once_and_looked_at_less_and_less() {
         let mut now = Instant::now();
         let mut health = up(false, now);
-        assert_eq!(health.on_bad_dial(Failure::Refused, now), Some(Change::Down));
+        assert_eq!(health.on_bad_dial(Failure::Refused, now, now), Some(Change::Down));
         let mut waits = Vec::new();
         for _ in 0..7 {
             waits.push((health.next_look() - now).as_millis());
             now = health.next_look();
             // Sessions that try it as their last resort change nothing.
-            assert_eq!(health.on_bad_dial(Failure::Refused, now), None);
+            assert_eq!(health.on_bad_dial(Failure::Refused, now, now), None);
             assert_eq!(health.on_bad_look(Failure::Refused, now), None);
         }
         assert_eq!(waits, [250, 500, 1000, 2000, 4000, 8000, 8000]);
@@ -235,14 +248,14 @@ mod tests {
         let mut firsts = Vec::new();
         for _ in 0..7 {
             now += Duration::from_secs(1);
-            health.on_bad_dial(Failure::Closed, now);
+            health.on_bad_dial(Failure::Closed, now, now);
             firsts.push((health.next_look() - now).as_millis());
             now = health.next_look();
             health.on_good(MS, INTERVAL, now);
         }
         assert_eq!(firsts, [250, 500, 1000, 2000, 4000, 8000, 8000]);
         now += STEADY;
-        health.on_bad_dial(Failure::Closed, now);
+        health.on_bad_dial(Failure::Closed, now, now);
         assert_eq!(health.next_look() - now, FIRST_WAIT);
     }
 
@@ -250,9 +263,21 @@ mod tests {
     fn our_own_want_of_descriptors_says_nothing() {
         let now = Instant::now();
         let mut health = up(false, now);
-        assert_eq!(health.on_bad_dial(Failure::OutOfDescriptors, now), None);
+        assert_eq!(health.on_bad_dial(Failure::OutOfDescriptors, now, now), None);
         assert_eq!(health.on_bad_look(Failure::OutOfDescriptors, now), None);
         assert!(health.is_up() && health.next_look() > now);
+    }
+
+    #[test]
+    fn dial_that_began_before_it_came_back_does_not_take_it_out() {
+        let start = Instant::now();
+        let now = start + Duration::from_secs(10);
+        let mut health = up(false, start);
+        health.on_bad_look(Failure::Refused, start + MS);
+        health.on_good(MS, INTERVAL, start + 2 * MS);
+        assert_eq!(health.on_bad_dial(Failure::Timeout, start + MS, now), None);
+        assert_eq!((health.standing(), health.next_look()), (Standing::Doubted, now));
+        assert_eq!(health.on_bad_dial(Failure::Timeout, start + 2 * MS, now), Some(Change::Down));
     }
 
     #[test]

@@ -324,8 +324,8 @@ impl Server {
         self.on_bad(endpoint, change, was_up, error);
     }
 
-    /// A session could not use it: out at once, until it was looked at.
-    pub fn on_bad_dial(&self, endpoint: &Endpoint, error: &dial::Error) {
+    /// A session that dialled at `start` could not use it: out at once, until it was looked at.
+    pub fn on_bad_dial(&self, endpoint: &Endpoint, error: &dial::Error, start: Instant) {
         let (failure, was_up) = (error.failure(), endpoint.is_up());
         self.metrics.connect_failed(failure);
         if self.goes_by.server.identity == Identity::Transparent {
@@ -341,7 +341,7 @@ impl Server {
             }
             return self.on_doubt(endpoint);
         }
-        let change = endpoint.health().on_bad_dial(failure, Instant::now());
+        let change = endpoint.health().on_bad_dial(failure, start, Instant::now());
         endpoint.stirred.notify_one();
         self.on_bad(endpoint, change, was_up, error);
     }

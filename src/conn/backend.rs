@@ -298,7 +298,8 @@ async fn dial_in_order(
             seat.give_back();
             continue; // somebody else has found out
         }
-        let patience = Instant::now() + endpoint.health().patience();
+        let start = Instant::now();
+        let patience = start + endpoint.health().patience();
         let mut dialling = pin!(server.dial(endpoint, Some(caller)));
         let mut result = timeout_at(deadline.min(patience), dialling.as_mut()).await;
         if result.is_err() && patience < deadline {
@@ -316,7 +317,7 @@ async fn dial_in_order(
                 return Some(Dialled { choice: choice.clone(), seat, link });
             }
             Ok(Err(error)) => {
-                server.on_bad_dial(endpoint, &error);
+                server.on_bad_dial(endpoint, &error, start.into_std());
                 seat.give_back();
             }
             // The client is told that, and then that its time is over.
