@@ -20,6 +20,10 @@ const MAX_WAIT: Duration = Duration::from_secs(8);
 const STEADY: Duration = Duration::from_secs(60);
 /// How long anybody is waited for without doubt.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// So many logins in a row without a result are no accident.
+const UNDECIDED: u32 = 3;
+/// How long it is then doubted, whatever looks say; each further one doubles that, up to eight times.
+const DISTRUST: Duration = Duration::from_secs(8);
 /// The smallest part of its share that one that came back gets.
 const LEAST_RAMP: f64 = 0.05;
 
@@ -60,6 +64,10 @@ pub struct Health {
     next: Instant,
     /// How long it took to greet the last time.
     usual: Duration,
+    /// Logins since the last that it decided on.
+    undecided: u32,
+    /// Not trusted before.
+    distrusted: Option<Instant>,
 }
 
 impl Health {
@@ -76,6 +84,8 @@ impl Health {
             answered: None,
             next: now,
             usual: Duration::ZERO,
+            undecided: 0,
+            distrusted: None,
         }
     }
 
@@ -90,6 +100,10 @@ impl Health {
             self.since = now;
         }
         self.standing = Standing::Up;
+        if let Some(until) = self.distrusted.filter(|until| *until > now) {
+            self.standing = Standing::Doubted;
+            self.next = self.next.min(until);
+        }
         self.failure = None;
         change
     }
@@ -143,7 +157,24 @@ impl Health {
         }
     }
 
-    /// A session waits for it longer than [`Self::patience`], or it broke off in the middle of a login.
+    /// It broke off in the middle of a login. Those that were on the way together count once it is distrusted as one.
+    pub fn on_undecided(&mut self, now: Instant) {
+        if self.distrusted.is_none_or(|until| until <= now) {
+            self.undecided = self.undecided.saturating_add(1);
+            if let Some(more) = self.undecided.checked_sub(UNDECIDED) {
+                self.distrusted = Some(now + DISTRUST * (1 << more.min(3)));
+            }
+        }
+        self.on_doubt(now);
+    }
+
+    /// It accepted or refused a login.
+    pub fn on_decided(&mut self) {
+        self.undecided = 0;
+        self.distrusted = None;
+    }
+
+    /// A session waits for it longer than [`Self::patience`].
     pub fn on_doubt(&mut self, now: Instant) {
         if self.standing == Standing::Up {
             self.standing = Standing::Doubted;
@@ -278,6 +309,30 @@ mod tests {
         assert_eq!(health.on_bad_dial(Failure::Timeout, start + MS, now), None);
         assert_eq!((health.standing(), health.next_look()), (Standing::Doubted, now));
         assert_eq!(health.on_bad_dial(Failure::Timeout, start + 2 * MS, now), Some(Change::Down));
+    }
+
+    #[test]
+    fn one_that_decides_on_no_login_is_doubted_whatever_looks_say() {
+        let mut now = Instant::now();
+        let mut health = up(false, now);
+        for expected in [Standing::Up, Standing::Up, Standing::Doubted] {
+            health.on_undecided(now);
+            health.on_good(MS, INTERVAL, now);
+            assert_eq!(health.standing(), expected);
+        }
+        for times in [1, 2, 4, 8, 8] {
+            let until = now + DISTRUST * times;
+            health.on_undecided(now); // it was on the way
+            assert_eq!((health.on_good(MS, 10 * INTERVAL, now), health.next_look()), (None, until));
+            assert_eq!(health.standing(), Standing::Doubted);
+            now = until;
+            health.on_good(MS, INTERVAL, now);
+            assert_eq!(health.standing(), Standing::Up);
+            health.on_undecided(now);
+        }
+        health.on_decided();
+        health.on_good(MS, INTERVAL, now);
+        assert_eq!(health.standing(), Standing::Up);
     }
 
     #[test]

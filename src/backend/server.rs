@@ -371,7 +371,13 @@ impl Server {
         }
     }
 
-    /// Somebody waits for it longer than usual, or it broke off.
+    /// It broke off a login.
+    pub fn on_undecided(&self, endpoint: &Endpoint) {
+        endpoint.health().on_undecided(Instant::now());
+        endpoint.stirred.notify_one();
+    }
+
+    /// Somebody waits for it longer than usual.
     pub fn on_doubt(&self, endpoint: &Endpoint) {
         endpoint.health().on_doubt(Instant::now());
         endpoint.stirred.notify_one();

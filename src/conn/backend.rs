@@ -217,7 +217,10 @@ async fn attempt(
         && !dialogue.left().is_zero()
     {
         tracing::warn!(backend = &*server.name, why, "backend did not decide on a login");
-        server.on_doubt(endpoint);
+        server.on_undecided(endpoint);
+    }
+    if matches!(outcome, Outcome::LoggedIn | Outcome::Rejected) {
+        endpoint.health().on_decided();
     }
     Ok(Attempt { outcome, dialled: Some(Dialled { choice, seat, link }) })
 }
