@@ -74,8 +74,9 @@ pub async fn log_in(
     };
     let dialled = attempt.as_ref().ok().and_then(|attempt| attempt.dialled.as_ref());
     let server = dialled.map(|dialled| &dialled.choice.server);
-    if let Some(server) = server {
-        server.metrics.login_duration.observe(seconds);
+    if let Some(Dialled { choice, start, .. }) = dialled {
+        // Neither other servers nor the wait for one are this one's.
+        choice.server.metrics.login_duration.observe(start.elapsed().as_secs_f64());
     }
     let user = exchange.user().map(printable);
     ctx.metrics.login(result, exchange.mechanism());
@@ -87,7 +88,7 @@ pub async fn log_in(
         seconds,
     );
     match attempt? {
-        Attempt { outcome: Outcome::LoggedIn, dialled: Some(Dialled { choice, seat, link }) } => {
+        Attempt { outcome: Outcome::LoggedIn, dialled: Some(Dialled { choice, seat, link, .. }) } => {
             session.backend = Some(Arc::clone(&choice.server.name));
             session.user = user.map(Into::into);
             session.phase(Phase::Active);
@@ -133,6 +134,8 @@ struct Dialled {
     choice: Choice,
     seat: Seat,
     link: Link,
+    /// When its dial began.
+    start: Instant,
 }
 
 /// Why there is none.
@@ -151,7 +154,7 @@ async fn attempt(
     caller: &Caller<'_>,
     ctx: &Context,
 ) -> Result<Attempt, Reason> {
-    let Dialled { choice, seat, mut link } = match dial(dialogue, caller, ctx).await? {
+    let Dialled { choice, seat, mut link, start } = match dial(dialogue, caller, ctx).await? {
         Ok(dialled) => dialled,
         Err(none) => {
             let mut out = Vec::new();
@@ -222,7 +225,7 @@ async fn attempt(
     if matches!(outcome, Outcome::LoggedIn | Outcome::Rejected) {
         endpoint.health().on_decided();
     }
-    Ok(Attempt { outcome, dialled: Some(Dialled { choice, seat, link }) })
+    Ok(Attempt { outcome, dialled: Some(Dialled { choice, seat, link, start }) })
 }
 
 /// The first server that greets, waited for if there is none.
@@ -317,7 +320,7 @@ async fn dial_in_order(
         match result {
             Ok(Ok(link)) => {
                 drop((turn, trial));
-                return Some(Dialled { choice: choice.clone(), seat, link });
+                return Some(Dialled { choice: choice.clone(), seat, link, start });
             }
             Ok(Err(error)) => {
                 server.on_bad_dial(endpoint, &error, start.into_std());
