@@ -245,8 +245,8 @@ async fn dial(
             // Whoever waits is told when it works again, and does not find out for itself.
             choices.retain(|choice| choice.tier != Tier::Down);
         }
-        let dialled = dial_in_order(choices.into(), &mut full, dialogue.deadline, caller).await;
-        if let Some(dialled) = dialled {
+        let dialling = dial_in_order(choices.into(), &mut full, dialogue.deadline, caller);
+        if let Some(dialled) = dialogue.meanwhile(dialling, ctx).await? {
             hold.over(HoldResult::Served);
             return Ok(Ok(dialled));
         }
