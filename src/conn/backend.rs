@@ -22,8 +22,8 @@ use super::hold::Hold;
 use crate::backend::Choice;
 use crate::backend::balance::Tier;
 use crate::backend::dial::Link;
-use crate::backend::identity::Caller;
 use crate::backend::health::Standing;
+use crate::backend::identity::Caller;
 use crate::backend::server::Seat;
 use crate::log::printable;
 use crate::metrics::{HoldResult, LoginResult, Phase};
@@ -88,7 +88,10 @@ pub async fn log_in(
         seconds,
     );
     match attempt? {
-        Attempt { outcome: Outcome::LoggedIn, dialled: Some(Dialled { choice, seat, link, .. }) } => {
+        Attempt {
+            outcome: Outcome::LoggedIn,
+            dialled: Some(Dialled { choice, seat, link, .. }),
+        } => {
             session.backend = Some(Arc::clone(&choice.server.name));
             session.user = user.map(Into::into);
             session.phase(Phase::Active);
