@@ -356,7 +356,8 @@ fn clients_that_wait_leave_a_dead_server_alone() {
     let full = FakeBackend::plain();
     let servers = [server(&full.address(), "max_sessions: 1"), server(&nobody.address(), "")];
     let yaml = backend(&servers, "hold: 30s, balance: first");
-    let proxy = start(&[&full, &nobody], &yaml);
+    let proxy = Proxy::start(&full, &yaml);
+    waits_until_up(&proxy, &[&full.address(), &nobody.address()]);
     let stays = log_in(&proxy);
     drop(nobody);
     let mut clients: Vec<Client> = (0..2).map(|_| proxy.connect()).collect();
