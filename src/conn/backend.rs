@@ -17,7 +17,7 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::Context;
 use super::close::{Reason, Session, session_id};
-use super::dialogue::Dialogue;
+use super::dialogue::{Dialogue, RESTARTING};
 use super::hold::Hold;
 use crate::backend::Choice;
 use crate::backend::balance::Tier;
@@ -248,7 +248,15 @@ async fn dial(
             choices.retain(|choice| choice.tier != Tier::Down);
         }
         let dialling = dial_in_order(choices.into(), &mut full, dialogue.deadline, caller);
-        if let Some(dialled) = dialogue.meanwhile(dialling, ctx).await? {
+        // A client that has ended its side behind its login may still want the answer.
+        let dialled = tokio::select! {
+            biased;
+            () = ctx.drain.token.cancelled() => {
+                return Err(dialogue.close(RESTARTING, Reason::Drain, ctx).await);
+            }
+            dialled = dialling => dialled,
+        };
+        if let Some(dialled) = dialled {
             hold.over(HoldResult::Served);
             return Ok(Ok(dialled));
         }

@@ -139,7 +139,7 @@ impl Dialogue {
 
     /// Lets `work` go on while the client stays and nobody drains. What the client sends meanwhile is kept, and nothing is
     /// read behind it.
-    pub async fn meanwhile<T>(
+    async fn meanwhile<T>(
         &mut self,
         work: impl Future<Output = T>,
         ctx: &Context,
