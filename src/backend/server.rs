@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::balance;
@@ -30,6 +30,9 @@ use crate::metrics::{BackendGauges, BackendMetrics};
 use crate::proto::imap::capability::{self, Repair};
 use crate::proto::imap::login::Dialect;
 use crate::tls::backend::Connector;
+
+/// Sessions that dial one address at once.
+const MAX_DIALS: usize = 32;
 
 /// A reload that changes nothing of what it goes by keeps it; else another takes its place, which begins with what this one
 /// knew.
@@ -90,6 +93,8 @@ pub struct Endpoint {
     trial: AtomicBool,
     /// Wakes its watch: the next look may be due.
     pub(super) stirred: Notify,
+    /// Who of the sessions may dial now: all that waited for it come at once when it is back.
+    dials: Semaphore,
 }
 
 /// Who uses an address, whatever configuration they began with.
@@ -100,8 +105,8 @@ pub struct Load {
     metrics: Arc<BackendMetrics>,
 }
 
-/// A session's place at an address: counted as long as it lives.
-pub struct Seat(Arc<Load>);
+/// A session's place at an address: counted as long as it lives. Empty only while it is given back.
+pub struct Seat(Option<Arc<Load>>);
 
 /// The only session that tries an address that is down and lets people wait.
 pub struct Trial<'a>(&'a AtomicBool);
@@ -186,7 +191,8 @@ impl Server {
             tracing::warn!(backend, why, not_logged, "backend did not decide on a login");
         }
         if !long {
-            self.on_doubt(endpoint);
+            endpoint.health().on_undecided(Instant::now());
+            endpoint.stirred.notify_one();
         }
     }
 
@@ -302,6 +308,9 @@ impl Server {
         } else if change.is_some() {
             tracing::info!(backend, address, "backend's address is up");
         }
+        if change.is_some() && was_up {
+            self.news.tell(); // else it was told of the server
+        }
     }
 
     /// What makes it accept passwords.
@@ -329,9 +338,9 @@ impl Server {
         self.on_bad(endpoint, change, was_up, error);
     }
 
-    /// A session could not use it: out at once, until it was looked at. If it may be the client whom the server does not want, a
-    /// look of our own tells, and the others are sent to it until then.
-    pub fn on_bad_dial(&self, endpoint: &Endpoint, error: &dial::Error) {
+    /// A session that dialled at `start` could not use it: out at once, until it was looked at. If it may be the client whom the
+    /// server does not want, a look of our own tells, and the others are sent to it until then.
+    pub fn on_bad_dial(&self, endpoint: &Endpoint, error: &dial::Error, start: Instant) {
         let (failure, was_up) = (error.failure(), endpoint.is_up());
         self.metrics.connect_failed(failure);
         if self.goes_by.server.identity.may_explain(failure) {
@@ -341,7 +350,7 @@ impl Server {
             }
             return self.on_doubt(endpoint);
         }
-        let change = endpoint.health().on_bad_dial(failure, Instant::now());
+        let change = endpoint.health().on_bad_dial(failure, start, Instant::now());
         endpoint.stirred.notify_one();
         self.on_bad(endpoint, change, was_up, error);
     }
@@ -371,7 +380,7 @@ impl Server {
         }
     }
 
-    /// Somebody waits for it longer than usual, or it broke off.
+    /// Somebody waits for it longer than usual.
     pub fn on_doubt(&self, endpoint: &Endpoint) {
         endpoint.health().on_doubt(Instant::now());
         endpoint.stirred.notify_one();
@@ -456,6 +465,7 @@ impl Endpoint {
             known: ArcSwapOption::empty(),
             trial: AtomicBool::new(false),
             stirred: Notify::new(),
+            dials: Semaphore::new(MAX_DIALS),
         }
     }
 
@@ -479,12 +489,17 @@ impl Endpoint {
         self.load.sessions.load(Ordering::Relaxed)
     }
 
+    /// Leave to dial it for a session, kept until that is over. Nobody closes the queue.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.dials.acquire().await.ok()
+    }
+
     /// A place for one session, if its server has less than `max`.
     pub fn seat(&self, max: Option<usize>) -> Option<Seat> {
         let admitted = self.load.metrics.enter(max);
         admitted.then(|| {
             self.load.sessions.fetch_add(1, Ordering::Relaxed);
-            Seat(Arc::clone(&self.load))
+            Seat(Some(Arc::clone(&self.load)))
         })
     }
 
@@ -510,18 +525,33 @@ impl Load {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Self { id, sessions: AtomicUsize::new(0), news, metrics }
     }
+
+    fn leave(&self) {
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.leave();
+    }
 }
 
 impl Seat {
-    pub fn metrics(&self) -> &BackendMetrics {
-        &self.0.metrics
+    pub fn metrics(&self) -> Option<&BackendMetrics> {
+        self.0.as_ref().map(|load| &*load.metrics)
+    }
+
+    /// It was taken for nothing: that is news only if somebody missed it meanwhile. Else those who wait for room would
+    /// wake each other with their own attempts.
+    pub fn give_back(mut self) {
+        let Some(load) = self.0.take() else { return };
+        load.leave();
+        if load.metrics.was_found_full() {
+            load.news.tell_one();
+        }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.leave();
-        self.0.news.tell_if_waited_for();
+        let Some(load) = self.0.take() else { return };
+        load.leave();
+        load.news.tell_one();
     }
 }
