@@ -124,11 +124,15 @@ impl Server {
         let name: Arc<str> = goes_by.server.address.to_string().into();
         let again = |known: Arc<Known>| Arc::new(Known::new(Arc::clone(&known.said), repair));
         let mut places = Vec::new();
+        // What it said in plaintext, or where others were trusted, is told to no client: it is as good as never seen.
+        let knew = before.filter(|before| before.goes_by.server.tls == goes_by.server.tls);
         if let Some(before) = before {
-            let was_down = before.is_out_of_use();
+            let was_down = before.is_out_of_use() || knew.is_none();
             places.extend(before.places.load().iter().map(|place| {
                 let endpoint = place.endpoint.successor(was_down, goes_by.is_out_of_use());
-                endpoint.known.store(place.endpoint.known.load_full().map(again));
+                if knew.is_some() {
+                    endpoint.known.store(place.endpoint.known.load_full().map(again));
+                }
                 Place { endpoint: Arc::new(endpoint), ..place.clone() }
             }));
         }
@@ -138,9 +142,7 @@ impl Server {
             repair: Arc::clone(repair),
             resolver: Arc::clone(resolver),
             news: Arc::clone(news),
-            known: ArcSwapOption::new(
-                before.and_then(|before| before.known.load_full()).map(again),
-            ),
+            known: ArcSwapOption::new(knew.and_then(|before| before.known.load_full()).map(again)),
             up: Arc::new(up.into()),
             verdict: Mutex::new(up.then_some(true)),
             places: ArcSwap::from_pointee(places),

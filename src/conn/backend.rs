@@ -115,16 +115,19 @@ async fn refuse_loop(
     ctx: &Context,
 ) -> Result<Attempt, Reason> {
     let (session, client) = (session_id(caller.session), caller.client);
-    tracing::warn!(
-        session,
-        %client,
-        "loop: this login came through {} proxies, so one of them has another as its server; see `backend.servers`",
-        introduction::TTL - 1
-    );
+    if let Some(not_logged) = ctx.on_loop(client.ip()) {
+        tracing::warn!(
+            session,
+            %client,
+            not_logged,
+            "loop: this login says that it came through {} proxies; if the client is one, it has us or one behind us as its server, see `backend.servers`",
+            introduction::TTL - 1
+        );
+    }
     let mut out = Vec::new();
     login::unavailable(&login.tag, &mut out);
     dialogue.send(&out, ctx).await?;
-    Ok(Attempt { outcome: Outcome::Unavailable("proxies in a loop"), dialled: None })
+    Ok(Attempt { outcome: Outcome::Aborted, dialled: None })
 }
 
 struct Attempt {

@@ -4,11 +4,12 @@
 //! Dovecot and others take `x-originating-ip`, `x-session-id`, `x-forward-*` and more from an address that
 //! they trust, and behind us every client comes from such an address. So no key that begins with `x-` ever
 //! goes on. One is read: `x-proxy-ttl`, how many proxies there may still be, since whoever lies about it can only cut
-//! himself off. Limits (RFC 2971 §3.3): 30 pairs, keys of 30 octets, values of 1024; written, [`MAX_STRING`] and [`MAX_LINE`],
+//! himself off; where it was said, one less goes on, so that a loop through several kinds of proxies ends. Limits (RFC 2971 §3.3): 30 pairs, keys of 30 octets, values of 1024; written, [`MAX_STRING`] and [`MAX_LINE`],
 //! since what is too long for a server would end its connection with us, and a client must not be able to do that.
 //! Not here: what we say of a client ([`super::introduction`]).
 
 use super::command::{Error, Reader};
+use super::introduction::hops_after;
 
 const MAX_PAIRS: usize = 30;
 const MAX_KEY: usize = 30;
@@ -71,7 +72,7 @@ impl Fields {
 
     /// No field goes on.
     pub fn is_empty(&self) -> bool {
-        self.pairs.is_empty()
+        self.pairs.is_empty() && self.proxy_ttl.is_none()
     }
 
     /// How many proxies there may still be, ourselves included, if the client is one that says so.
@@ -82,6 +83,11 @@ impl Fields {
     /// Appends `tag ID (…)` as the backend gets it.
     pub fn write(&self, tag: &[u8], out: &mut Vec<u8>) {
         let mut list = List::begin(tag, out);
+        if self.proxy_ttl.is_some()
+            && let Some(hops) = hops_after(self.proxy_ttl)
+        {
+            list.pair(b"x-proxy-ttl", Some(hops.to_string().as_bytes()));
+        }
         list.fields(self);
         list.end();
     }
@@ -202,19 +208,21 @@ mod tests {
 
     #[test]
     fn of_what_a_backend_would_believe_only_the_time_to_live_is_read() {
-        for (value, expected) in [
-            ("\"3\"", Some(3)),
-            ("{1+}\r\n0", Some(0)),
-            ("\"99999999999\"", Some(u32::MAX)),
-            ("\"\"", None),
-            ("\"+3\"", None),
-            ("\"-1\"", None),
-            ("NIL", None),
+        for (value, expected, passed) in [
+            ("\"3\"", Some(3), Some(2)),
+            ("{1+}\r\n0", Some(0), None),
+            ("\"99999999999\"", Some(u32::MAX), Some(6)),
+            ("\"\"", None, None),
+            ("\"+3\"", None, None),
+            ("\"-1\"", None, None),
+            ("NIL", None, None),
         ] {
             let id = format!("(\"name\" \"x\" \"X-Proxy-TTL\" {value})");
             let ttl = Fields::parse(id.as_bytes()).map(|fields| fields.proxy_ttl());
             assert_eq!(ttl, Ok(expected), "{value}");
-            assert_eq!(passed_on(id.as_bytes()).as_deref(), Ok("P0 ID (\"name\" \"x\")\r\n"));
+            let passed = passed.map(|ttl| format!("\"x-proxy-ttl\" \"{ttl}\" "));
+            let id_then = format!("P0 ID ({}\"name\" \"x\")\r\n", passed.unwrap_or_default());
+            assert_eq!(passed_on(id.as_bytes()), Ok(id_then));
         }
     }
 
