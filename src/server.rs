@@ -75,10 +75,20 @@ pub async fn run(
         tokio::select! {
             biased;
             name = signals.next() => break name,
-            Some(()) = hangup.recv() => match &source {
-                Some(source) => running.reload(source).await,
-                None => running.reread().await,
-            },
+            Some(()) = hangup.recv() => {
+                let reload = async {
+                    match &source {
+                        Some(source) => running.reload(source).await,
+                        None => running.reread().await,
+                    }
+                };
+                // A file may be slow to read, or never end.
+                tokio::select! {
+                    biased;
+                    name = signals.next() => break name,
+                    () = reload => {}
+                }
+            }
         }
     };
     running.stop(name, &mut signals).await;
@@ -124,7 +134,8 @@ impl Running {
         let news = store.load(now)?;
         let (configured, serving, fresh) =
             tls::Configured::new(&settings.tls, store.names(), None, now)?;
-        let connectors = tls::backend::connectors(&settings.backend).map_err(tls::Error::from)?;
+        let connectors =
+            tls::backend::connectors(&settings.backend, &[]).map_err(tls::Error::from)?;
         let (sessions, background) = (TaskTracker::new(), TaskTracker::new());
         let (readiness, answers) = (Arc::<Readiness>::default(), Arc::<acme::Answers>::default());
         let mut listeners = Listeners::new(listeners::Around {

@@ -146,6 +146,10 @@ pub async fn dial(
     timeouts: &Timeouts,
     caller: Option<&Caller<'_>>,
 ) -> Result<Link, Error> {
+    if server.tls.is_some() && tls.is_none() {
+        debug_assert!(false, "a server with `tls` has a connector");
+        return Err(Error::Closed); // and never a password in plaintext
+    }
     let client = caller.filter(|_| server.identity == Identity::Transparent);
     let source = client.and_then(|caller| transparent::source(caller.client.ip(), address));
     let stream = connect(address, source, timeouts.connect).await?;

@@ -132,27 +132,14 @@ impl Backends {
         metrics: &Metrics,
         before: Option<&Self>,
     ) -> Self {
-        let settings::Backend { servers, balance, hold, health, capabilities, connect_timeout } =
+        let settings::Backend { servers, balance, hold, health, capabilities, .. } =
             &settings.backend;
         let repair = Arc::new(Repair::new(&capabilities.hide, &capabilities.add));
         let resolver = before.map_or_else(Arc::default, |before| Arc::clone(&before.resolver));
         let news = before.map_or_else(Arc::default, |before| Arc::clone(&before.news));
-        let timeouts = dial::Timeouts {
-            connect: *connect_timeout,
-            greeting: settings.timeouts.backend_greeting,
-        };
         let mut free: Vec<&Arc<Server>> = before.iter().flat_map(|b| &b.servers).collect();
         let server = |(server, tls): (&settings::Server, Option<Connector>)| {
-            let state = match server.state {
-                ServerState::Down => ServerState::Down,
-                ServerState::Active | ServerState::Drain => ServerState::Active,
-            };
-            let goes_by = GoesBy {
-                server: settings::Server { weight: 1, max_sessions: None, state, ..server.clone() },
-                capabilities: capabilities.clone(),
-                timeouts,
-                health: *health,
-            };
+            let goes_by = GoesBy::new(settings, server);
             if let Some(at) = free.iter().position(|before| before.goes_by == goes_by) {
                 return Arc::clone(free.swap_remove(at));
             }
@@ -183,6 +170,17 @@ impl Backends {
         }
     }
 
+    /// For each server of another configuration, whether one of these would stay for it.
+    pub fn kept(&self, settings: &settings::Settings) -> Vec<bool> {
+        let mut free: Vec<&Arc<Server>> = self.servers.iter().collect();
+        let stays = |server| {
+            let goes_by = GoesBy::new(settings, server);
+            let at = free.iter().position(|one| one.goes_by == goes_by);
+            at.map(|at| free.swap_remove(at)).is_some()
+        };
+        settings.backend.servers.iter().map(stays).collect()
+    }
+
     pub fn servers(&self) -> &[Arc<Server>] {
         &self.servers
     }
@@ -194,6 +192,17 @@ impl Backends {
     ) -> impl Iterator<Item = &'a Arc<Server>> {
         let has = |others: &Self, one| others.servers.iter().any(|other| Arc::ptr_eq(other, one));
         self.servers.iter().filter(move |one| !others.is_some_and(|others| has(others, one)))
+    }
+
+    /// If none that takes sessions is up: those of them that `before` does not have.
+    pub fn without_any_up(&self, before: &Self) -> Option<Vec<Arc<Server>>> {
+        let takes = || self.members.iter().filter(|one| one.state == ServerState::Active);
+        if takes().any(|one| one.server.is_up()) {
+            return None;
+        }
+        let new = |one: &Arc<Server>| before.servers.iter().all(|old| !Arc::ptr_eq(old, one));
+        let servers = takes().map(|one| &one.server).filter(|one| new(one));
+        Some(servers.cloned().collect())
     }
 
     /// Takes the place of `before`: servers that are not wanted any more, or otherwise, are retired.

@@ -450,6 +450,23 @@ impl Identity {
 }
 
 impl GoesBy {
+    pub(super) fn new(settings: &settings::Settings, server: &settings::Server) -> Self {
+        let state = match server.state {
+            ServerState::Down => ServerState::Down,
+            ServerState::Active | ServerState::Drain => ServerState::Active,
+        };
+        let backend = &settings.backend;
+        Self {
+            server: settings::Server { weight: 1, max_sessions: None, state, ..server.clone() },
+            capabilities: backend.capabilities.clone(),
+            timeouts: dial::Timeouts {
+                connect: backend.connect_timeout,
+                greeting: settings.timeouts.backend_greeting,
+            },
+            health: backend.health,
+        }
+    }
+
     pub fn is_out_of_use(&self) -> bool {
         self.server.state == ServerState::Down
     }

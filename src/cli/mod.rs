@@ -40,8 +40,8 @@ Encrypted IMAP (IMAPS) in front of a server that only speaks plaintext IMAP.
 
 The proxy ends TLS, leads the dialogue until a complete login is in hand, takes out of the server's
 capabilities what cannot work behind a proxy (STARTTLS, COMPRESS and the like), logs in at the
-server and then passes every byte on. The link to the server is not encrypted: keep it on a network
-that nobody else can listen to.";
+server and then passes every byte on. Without `backend.tls` the link to the server is not encrypted:
+keep it on a network that nobody else can listen to.";
 
 const AFTER_HELP: &str = "\
 Examples:

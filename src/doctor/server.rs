@@ -58,7 +58,7 @@ pub async fn dial(
     };
     let alone =
         settings::Backend { servers: vec![settings.clone()], ..examined.settings.backend.clone() };
-    let connector = connectors(&alone)?.pop().flatten();
+    let connector = connectors(&alone, &[])?.pop().flatten();
     let link = dial::dial(address, settings, connector.as_ref(), &timeouts, None).await?;
     let us = source_towards(address);
     let talk = Talk::new(link.stream, link.input, limits.backend_greeting);

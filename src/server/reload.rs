@@ -4,8 +4,8 @@
 //! line that says what has changed; or an error for each mistake, and nothing has. Everything that can fail is done
 //! before anything is changed: first the file, then certificates, ticket keys and the CAs of clients and servers, then the sockets.
 //! What is wanted as it is stays: a socket, a server and what is known of it, the certificates that serve, ticket keys in memory, the
-//! orders of ACME. Of a server that is new nothing is known; where that goes for all of them they are asked before clients are
-//! greeted, for [`ASKED`] at most.
+//! orders of ACME. Of a server that is new nothing is known; where none that takes sessions is up, the new ones are asked before
+//! clients are greeted, for [`ASKED`] at most. A signal to stop abandons it.
 //! Not here: files that the configuration names and that have changed (`tls::reload`), which are looked at afterwards.
 
 use std::path::PathBuf;
@@ -55,9 +55,15 @@ impl Running {
     }
 
     pub async fn reload(&mut self, source: &Source) {
+        let file = source.file.clone();
+        let loaded = tokio::task::spawn_blocking(move || config::load(&file)).await;
+        let loaded = loaded.map_err(|error| vec![error.to_string()]);
+        let loaded = loaded.and_then(|loaded| loaded.map_err(|error| lines(&error)));
         // Nothing looks at certificates meanwhile, so nothing of the old ones can come after the new.
         let keeper = self.keeper().await;
-        let prepared = tokio::task::block_in_place(|| self.prepare(source, keeper.as_ref()));
+        let prepared = loaded.and_then(|settings| {
+            tokio::task::block_in_place(|| self.prepare(settings, keeper.as_ref()))
+        });
         let taken = prepared.is_ok();
         match prepared {
             Ok(prepared) => self.take(prepared, keeper, source).await,
@@ -87,8 +93,11 @@ impl Running {
 
     /// # Errors
     /// A line for each mistake.
-    fn prepare(&self, source: &Source, keeper: Option<&Keeper>) -> Result<Prepared, Vec<String>> {
-        let settings = config::load(&source.file).map_err(|error| lines(&error))?;
+    fn prepare(
+        &self,
+        settings: Settings,
+        keeper: Option<&Keeper>,
+    ) -> Result<Prepared, Vec<String>> {
         transparent::check(&settings.backend.servers).map_err(|error| vec![error.to_string()])?;
         let (limits, warning) = fit_descriptors(&settings);
         let now = SystemTime::now();
@@ -109,7 +118,8 @@ impl Running {
         let before = keeper.map(|keeper| &keeper.configured);
         let configured = names.map(|names| Configured::new(&settings.tls, names, before, now));
         let configured = configured.transpose().map_err(|error| each(&error))?;
-        let connectors = tls::backend::connectors(&settings.backend);
+        let connectors =
+            tls::backend::connectors(&settings.backend, &self.ctx.backends.kept(&settings));
         let connectors = connectors.map_err(|error| each(&error.into()))?;
         let sockets = self.listeners.bind(&settings).map_err(|error| vec![error.to_string()])?;
         let changes = diff::changes(&self.settings, &settings);
@@ -122,8 +132,8 @@ impl Running {
         let old = Arc::clone(&self.ctx);
         let backends =
             Arc::new(Backends::new(&settings, connectors, &old.metrics, Some(&old.backends)));
-        if backends.known().is_none() {
-            let _ = timeout(ASKED, learn::first(backends.servers(), &backends.news)).await;
+        if let Some(new) = backends.without_any_up(&old.backends) {
+            let _ = timeout(ASKED, learn::first(&new, &backends.news)).await;
         }
         let serving = configured.as_ref().map_or(&old.tls, |(_, serving, _)| serving);
         old.metrics.can_negotiate(&conn::tls::combinations(&serving.config.load()));

@@ -68,19 +68,24 @@ struct Looked {
     stamp: Option<Stamp>,
 }
 
-/// One for each server that is spoken to in TLS, in the configuration's order. Reads files: blocking.
+/// One for each server that is spoken to in TLS, in the configuration's order, but for those that are `kept` as they are.
+/// Reads files: blocking.
 ///
 /// # Errors
 /// A CA file that is not what it should be, or nobody to trust.
-pub fn connectors(backend: &settings::Backend) -> Result<Vec<Option<Connector>>, Error> {
+pub fn connectors(
+    backend: &settings::Backend,
+    kept: &[bool],
+) -> Result<Vec<Option<Connector>>, Error> {
     let mut system = None;
-    let each = backend.servers.iter().map(|server| match &server.tls {
-        Some(tls) => {
+    let each = backend.servers.iter().enumerate().map(|(at, server)| match &server.tls {
+        Some(tls) if !kept.get(at).is_some_and(|kept| *kept) => {
             if tls.trust == Trust::Insecure {
                 tracing::warn!("{}", insecure(&server.address));
             }
             Connector::new(tls, &mut system).map(Some)
         }
+        Some(_) => Ok(None),
         None => {
             if let Some(words) = exposed(&server.address) {
                 tracing::warn!("{words}");
