@@ -22,7 +22,7 @@ use super::health::{Change, Health, Standing};
 use super::identity::{Caller, Untold};
 use super::introduction;
 use super::product::{self, Product};
-use super::resolve::{Address, Resolver, Target};
+use super::resolve::{Address, MAX_TARGETS, Resolver, Target};
 use super::{Known, News, Said, transparent};
 use crate::config::settings::{self, Capabilities, Identity, ServerState};
 use crate::log::sample::Sampler;
@@ -237,8 +237,9 @@ impl Server {
         self.places.load_full()
     }
 
-    /// Takes the addresses that the name has now. One that is gone and works stays for this time, as the last to be used.
-    pub(super) fn adopt(&self, targets: &[Target]) {
+    /// Takes the addresses that the name has now. One that is gone and works stays for this time, as the last to be used; as
+    /// long as not the `whole` question was answered it stays as it was.
+    pub(super) fn adopt(&self, targets: &[Target], whole: bool) {
         let old = self.places();
         let mut places: Vec<Place> = targets
             .iter()
@@ -252,8 +253,10 @@ impl Server {
             })
             .collect();
         let gone = |place: &&Place| targets.iter().all(|t| t.address != place.endpoint.address);
-        let leaving = old.iter().filter(gone).filter(|one| !one.leaving && one.endpoint.is_up());
-        places.extend(leaving.map(|place| Place { leaving: true, ..place.clone() }));
+        let gone = old.iter().filter(gone).filter(|one| one.endpoint.is_up());
+        let staying = gone.filter(|one| !whole || !one.leaving);
+        places.extend(staying.map(|one| Place { leaving: whole || one.leaving, ..one.clone() }));
+        places.truncate(2 * MAX_TARGETS);
         self.places.store(Arc::new(places));
         self.judge(None);
     }
