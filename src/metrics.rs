@@ -5,7 +5,7 @@
 //! series that can exist is there as 0 from the start, but for those of certificates and lists that are not there. What the data path touches is resolved once and is then one atomic addition.
 
 use std::collections::{BTreeMap, BTreeSet};
-use std::sync::atomic::{AtomicUsize, Ordering};
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
@@ -116,6 +116,8 @@ pub struct BackendMetrics {
     sessions: IntGauge,
     /// The same number: that of the registry can't be added to and read at once.
     open: AtomicUsize,
+    /// Somebody found no room since one last gave its place back unused.
+    found_full: AtomicBool,
     /// Times that an address that worked was taken out.
     pub ejections: IntCounter,
 }
@@ -154,23 +156,42 @@ impl BackendMetrics {
 
     /// Counts one more session, if there are less than `max`.
     pub fn enter(&self, max: Option<usize>) -> bool {
-        let admitted = self.open.fetch_add(1, Ordering::Relaxed) < max.unwrap_or(usize::MAX);
+        let max = max.unwrap_or(usize::MAX);
+        let one_more = |open: usize| (open < max).then_some(open + 1);
+        let enter = || self.open.fetch_update(Ordering::SeqCst, Ordering::SeqCst, one_more).is_ok();
+        let admitted = enter() || {
+            // Whoever leaves from here on sees that it was missed; whoever left before made room.
+            self.found_full.store(true, Ordering::SeqCst);
+            enter()
+        };
         if admitted {
             self.sessions.inc();
-        } else {
-            self.open.fetch_sub(1, Ordering::Relaxed);
         }
         admitted
     }
 
+    /// Whether there is no room for one more.
+    pub fn is_full(&self, max: Option<usize>) -> bool {
+        let full = || max.is_some_and(|max| self.open_sessions() >= max);
+        full() && {
+            self.found_full.store(true, Ordering::SeqCst);
+            full()
+        }
+    }
+
+    /// Whether somebody found no room; to be asked once after [`Self::leave`].
+    pub fn was_found_full(&self) -> bool {
+        self.found_full.swap(false, Ordering::SeqCst)
+    }
+
     /// One that had entered has gone.
     pub fn leave(&self) {
-        self.open.fetch_sub(1, Ordering::Relaxed);
+        self.open.fetch_sub(1, Ordering::SeqCst);
         self.sessions.dec();
     }
 
     pub fn open_sessions(&self) -> usize {
-        self.open.load(Ordering::Relaxed)
+        self.open.load(Ordering::SeqCst)
     }
 
     /// The time from a command's last byte to its tagged result.
@@ -637,6 +658,7 @@ impl Families {
             login_duration: self.login.with_label_values(&[name]),
             sessions: self.sessions.with_label_values(&[name]),
             open: AtomicUsize::new(0),
+            found_full: AtomicBool::new(false),
             ejections: self.ejections.with_label_values(&[name]),
             commands: commands.map(|labels| self.command.with_label_values(&labels)).collect(),
         }

@@ -499,7 +499,7 @@ fn server_that_offers_no_starttls_any_more_gets_no_login() {
 }
 
 #[test]
-fn changed_ca_file_is_in_use_with_the_next_connection() {
+fn changed_ca_file_is_in_use_a_second_later() {
     let dovecot = Dovecot::start();
     let folder = tempfile::tempdir().unwrap();
     let ca = folder.path().join("ca.pem");
@@ -511,7 +511,10 @@ fn changed_ca_file_is_in_use_with_the_next_connection() {
     wait_until("it is up", || proxy.get("/readyz").0 == 200);
     is_trusted(&proxy);
     replace(&ca, "garbage");
-    is_trusted(&proxy);
+    wait_until("the file is looked at", || {
+        is_trusted(&proxy);
+        proxy.text().contains("the servers' CA can't be used")
+    });
     is_trusted(&proxy);
     let text = proxy.text();
     let told = text.lines().filter(|line| line.contains("the servers' CA can't be used"));

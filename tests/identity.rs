@@ -239,6 +239,57 @@ fn a_server_that_breaks_off_at_the_id_costs_a_login_nothing_but_time() {
 }
 
 #[test]
+fn a_client_whom_the_server_refuses_takes_no_server_from_the_others() {
+    // One that says BYE to what some client tells of itself.
+    let refuse = || {
+        FakeBackend::imap("ID", |session, command| {
+            let refused = command.name == "ID" && command.line.contains("\"odd\"");
+            if refused {
+                session.send("* BYE Input buffer full, aborting\r\n");
+                session.stop();
+            }
+            refused
+        })
+    };
+    let (first, second) = (refuse(), refuse());
+    let servers = format!(
+        "backend: {{ identity: dovecot-id, servers: [{{ address: '{}' }}, {{ address: '{}' }}] }}",
+        first.address(),
+        second.address()
+    );
+    let proxy = Proxy::start(&first, &servers);
+    let up = || proxy.sum("imaps_proxy_backend_up", &[]) > 1.5;
+    within(PATIENCE, "both are up", up);
+    let mut client = proxy.connect();
+    client.expect("* OK ");
+    client.command("ID (\"name\" \"odd\")");
+    assert!(client.result("LOGIN alice secret").starts_with("NO [UNAVAILABLE]"));
+    assert!(up(), "both still are");
+    assert_eq!(proxy.sum("imaps_proxy_backend_ejections_total", &[]), 0.0);
+    assert_eq!(proxy.sum("imaps_proxy_backend_connect_failures_total", &["reason=\"id\""]), 2.0);
+    drop(proxy.logged_in());
+}
+
+#[test]
+fn dovecot_reads_whatever_a_client_may_tell_of_itself() {
+    let dovecot = Dovecot::at(ELSEWHERE, TRUSTING);
+    for config in [DOVECOT_ID, "backend: { identity: none }"] {
+        let proxy = Proxy::start(&dovecot, config);
+        for (text, count, pairs) in [("v", 1000, 6), ("\\\"", 500, 6), ("\\\"", 1024, 1)] {
+            let value = text.repeat(count);
+            let pairs: Vec<_> = (0..pairs).map(|n| format!("\"k{n}\" \"{value}\"")).collect();
+            let mut client = proxy.connect();
+            client.expect("* OK ");
+            let answer = client.result(&format!("ID ({})", pairs.join(" ")));
+            assert!(answer.starts_with("OK"), "{answer}");
+            let answer = client.result("LOGIN alice secret");
+            assert!(answer.starts_with("OK"), "{config}, {} bytes: {answer}", value.len());
+        }
+        proxy.stop();
+    }
+}
+
+#[test]
 fn identity_is_a_matter_of_each_server() {
     let backend = FakeBackend::plain();
     let yaml = format!(

@@ -348,6 +348,37 @@ fn client_that_waits_may_leave_and_is_told_of_a_drain() {
     proxy.stop();
 }
 
+/// Those who wait do not wake each other, and are served once there is a server.
+#[test]
+fn clients_that_wait_leave_a_dead_server_alone() {
+    let address = SocketAddr::from((Ipv4Addr::LOCALHOST, free_port()));
+    let nobody = FakeBackend::at(address);
+    let full = FakeBackend::plain();
+    let servers = [server(&full.address(), "max_sessions: 1"), server(&nobody.address(), "")];
+    let yaml = backend(&servers, "hold: 30s, balance: first");
+    let proxy = Proxy::start(&full, &yaml);
+    waits_until_up(&proxy, &[&full.address(), &nobody.address()]);
+    let stays = log_in(&proxy);
+    drop(nobody);
+    let mut clients: Vec<Client> = (0..2).map(|_| proxy.connect()).collect();
+    for client in &mut clients {
+        client.expect("* OK ");
+        client.send("a LOGIN alice secret\r\n");
+    }
+    proxy.wait_for_metric("imaps_proxy_hold_waiting", 2.0);
+    assert!(clients[0].silent_for(Duration::from_secs(2)));
+    let failures = proxy.sum("imaps_proxy_backend_connect_failures_total", &[]);
+    assert!(failures < 10.0, "{failures}");
+    drop(stays);
+    wait_until("one has the place that is free", || full.logins().len() == 2);
+    assert_eq!(proxy.metric("imaps_proxy_hold_waiting"), 1.0);
+    let back = FakeBackend::at(address);
+    clients.iter_mut().for_each(|client| _ = client.expect("a OK"));
+    drop(clients);
+    proxy.stop();
+    drop((full, back));
+}
+
 /// A client that waits never waits longer than for its login.
 #[test]
 fn login_timeout_ends_the_wait() {

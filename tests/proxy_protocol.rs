@@ -148,6 +148,27 @@ fn version_1_is_a_line_and_looks_of_our_own_are_unknown() {
 }
 
 #[test]
+fn a_client_whom_the_server_bans_takes_it_from_nobody_else() {
+    let backend = FakeBackend::raw(|session| {
+        let Some(header) = session.line() else { return };
+        if String::from_utf8_lossy(&header).contains("127.0.0.66") {
+            return; // closed before the greeting, as a firewall of the server's own does
+        }
+        session.greet(CAPABILITIES);
+        session.serve(CAPABILITIES, &|_, _| false);
+    });
+    let proxy = Proxy::start(&backend, "backend: { identity: proxy-v1 }");
+    let mut banned = proxy.connect_from(Ipv4Addr::new(127, 0, 0, 66));
+    banned.expect("* OK ");
+    assert!(banned.result("LOGIN alice secret").starts_with("NO [UNAVAILABLE]"));
+    proxy.connect_from(CLIENT).log_in("alice", "secret");
+    assert_eq!(proxy.sum("imaps_proxy_backend_ejections_total", &[]), 0.0);
+    let line = |line: &LogLine| line.message() == "backend does not serve a client";
+    within(PATIENCE, "the log says so", || proxy.log().iter().any(line));
+    proxy.stop();
+}
+
+#[test]
 fn without_an_identity_there_is_no_header() {
     let backend = FakeBackend::plain();
     let proxy = Proxy::start(&backend, "backend: { identity: none }");

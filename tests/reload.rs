@@ -480,3 +480,18 @@ fn the_demo_reads_its_certificates_again() {
     demo.signal(Signal::TERM);
     assert_eq!(demo.wait(PATIENCE).code(), Some(0));
 }
+
+#[test]
+fn signal_does_not_wait_for_a_configuration_that_never_ends() {
+    let backend = FakeBackend::plain();
+    let proxy = Proxy::start(&backend, "");
+    let file = proxy.config_file();
+    fs::remove_file(&file).unwrap();
+    let mut mkfifo = Command::new(support::program("mkfifo", "coreutils"));
+    support::run(mkfifo.arg(&file), b"", PATIENCE).succeeded();
+    proxy.signal(Signal::HUP);
+    // Opens as soon as the proxy reads it.
+    let never_ends = fs::File::options().write(true).open(&file).unwrap();
+    proxy.stop();
+    drop(never_ends);
+}

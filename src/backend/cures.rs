@@ -125,17 +125,21 @@ impl Link<'_> {
                             "hMailServer Administrator, Settings > Advanced > IP Ranges, the range that holds {}",
                             self.address()
                         ),
-                        &["Require SSL/TLS for authentication: off"],
+                        &["Require SSL/TLS for authentication: off", "Priority: 30"],
                     ),
                 ],
             )],
-            Product::Uw => vec![Cure::new(
-                "allow passwords without TLS",
-                vec![Step::new(
-                    "/etc/c-client.cf, of which these are the first lines",
-                    &["I accept the risk", "set disable-plaintext nil"],
-                )],
-            )],
+            Product::Uw => {
+                let only_ours = format!("set plaintext-allowed-clients {}", self.address());
+                let cure = |title: &str, line: &str| {
+                    let place = "/etc/c-client.cf, of which these are the first lines";
+                    Cure::new(title, vec![Step::new(place, &["I accept the risk", line])])
+                };
+                vec![
+                    cure("allow the proxy passwords without TLS", &only_ours),
+                    cure("allow passwords without TLS", "set disable-plaintext nil"),
+                ]
+            }
             Product::Unknown => Vec::new(),
         };
         if self.offers_starttls {
@@ -298,6 +302,21 @@ impl Link<'_> {
                 Cure::new("say by ID who the client is", vec![self.trust_id(), reload(), by_id]),
                 self.proxy_listener(),
             ],
+            // They go by the address, and then it is not only their logs that suffer.
+            Product::Courier => vec![Cure::new(
+                "let it take everybody's sessions from one address",
+                vec![
+                    Step::new("/etc/courier/imapd", &["MAXDAEMONS=1000", "MAXPERIP=1000"]),
+                    Step::new(SHELL, &["systemctl restart courier-imap"]),
+                ],
+            )],
+            Product::HMailServer => vec![Cure::new(
+                "keep auto-ban from banning the proxy, and with it everybody",
+                vec![Step::new(
+                    "hMailServer Administrator, Settings > Advanced > Auto-ban",
+                    &["Enabled: off"],
+                )],
+            )],
             _ => Vec::new(),
         }
     }
@@ -402,6 +421,32 @@ mod tests {
                 let word = !value.is_empty() && !value.contains(['<', ':']);
                 assert!(!word || schema.contains(&format!("\"{value}\"")), "{line}");
             }
+        }
+    }
+
+    /// What is told to an operator here stands in the pages as well, word for word.
+    #[test]
+    fn pages_say_the_same_lines() {
+        let words = |text: &str| text.split_whitespace().collect::<Vec<_>>().join(" ");
+        for (product, page) in [
+            (Product::Dovecot23, include_str!("../../deploy/backends/dovecot-2.3.md")),
+            (Product::Dovecot24, include_str!("../../deploy/backends/dovecot-2.4.md")),
+            (Product::Cyrus, include_str!("../../deploy/backends/cyrus.md")),
+            (Product::Courier, include_str!("../../deploy/backends/courier.md")),
+            (Product::Exchange, include_str!("../../deploy/backends/exchange.md")),
+            (Product::Domino, include_str!("../../deploy/backends/domino.md")),
+            (Product::HMailServer, include_str!("../../deploy/backends/hmailserver.md")),
+            (Product::Uw, include_str!("../../deploy/backends/uw-imap.md")),
+        ] {
+            let page = words(page);
+            let link = link(product, &Identity::None);
+            let cures = [link.login_disabled(), link.sees_only_the_proxy()];
+            let steps = cures.iter().flatten().flat_map(|cure| &cure.steps);
+            let lines = steps.flat_map(|step| &step.lines);
+            let lines = lines.map(|line| line.split("  #").next().unwrap_or(line));
+            let missing: Vec<&str> =
+                lines.filter(|line| !line.contains('<') && !page.contains(&words(line))).collect();
+            assert!(missing.is_empty(), "{product:?}: {missing:#?}");
         }
     }
 }

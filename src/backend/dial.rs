@@ -146,6 +146,10 @@ pub async fn dial(
     timeouts: &Timeouts,
     caller: Option<&Caller<'_>>,
 ) -> Result<Link, Error> {
+    if server.tls.is_some() && tls.is_none() {
+        debug_assert!(false, "a server with `tls` has a connector");
+        return Err(Error::Closed); // and never a password in plaintext
+    }
     let client = caller.filter(|_| server.identity == Identity::Transparent);
     let source = client.and_then(|caller| transparent::source(caller.client.ip(), address));
     let stream = connect(address, source, timeouts.connect).await?;
@@ -188,9 +192,15 @@ async fn open(
         Err(_) => return Err(Error::HandshakeTimeout(limit)),
     }
     let stream = handshake(stream).await?;
-    // Its words for people stay; a code was said before TLS, and counts for nothing.
-    let words = response::code(&text).map_or(&*text, |(_, words)| words).to_vec();
-    Ok(Link::new(stream, Vec::new(), words))
+    Ok(Link::new(stream, Vec::new(), without_codes(&text).to_vec()))
+}
+
+/// What stays of a greeting from before TLS: its words for people. A code counts for nothing there, however many there are.
+fn without_codes(mut text: &[u8]) -> &[u8] {
+    while let Some((_, words)) = response::code(text) {
+        text = words;
+    }
+    text
 }
 
 async fn greeting(mut stream: Stream) -> Result<Link, Error> {
@@ -223,4 +233,22 @@ async fn greeting(mut stream: Stream) -> Result<Link, Error> {
 
 fn shown(text: &[u8]) -> String {
     crate::log::printable(&text[..text.len().min(80)])
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn no_code_of_a_greeting_outlives_it() {
+        for (text, words) in [
+            (&b"hi [x]"[..], &b"hi [x]"[..]),
+            (b"[CAPABILITY IMAP4rev1 STARTTLS] hi", b"hi"),
+            (b"[X] [CAPABILITY IMAP4rev1 STARTTLS] hi", b"hi"),
+            (b"[X][CAPABILITY IMAP4rev1] [] hi", b"hi"),
+            (b"[X", b"[X"),
+        ] {
+            assert_eq!(without_codes(text), words, "{}", String::from_utf8_lossy(text));
+        }
+    }
 }

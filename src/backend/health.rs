@@ -20,6 +20,10 @@ const MAX_WAIT: Duration = Duration::from_secs(8);
 const STEADY: Duration = Duration::from_secs(60);
 /// How long anybody is waited for without doubt.
 const PATIENCE: Duration = Duration::from_secs(1);
+/// So many logins in a row without a result are no accident.
+const UNDECIDED: u32 = 3;
+/// How long it is then doubted, whatever looks say; each further one doubles that, up to eight times.
+const DISTRUST: Duration = Duration::from_secs(8);
 /// The smallest part of its share that one that came back gets.
 const LEAST_RAMP: f64 = 0.05;
 
@@ -55,9 +59,15 @@ pub struct Health {
     /// Down: the pause before the next look.
     wait: Duration,
     looked: Instant,
+    /// When it answered a look the last time.
+    answered: Option<Instant>,
     next: Instant,
     /// How long it took to greet the last time.
     usual: Duration,
+    /// Logins since the last that it decided on.
+    undecided: u32,
+    /// Not trusted before.
+    distrusted: Option<Instant>,
 }
 
 impl Health {
@@ -71,8 +81,11 @@ impl Health {
             relapses: 0,
             wait: FIRST_WAIT,
             looked: now,
+            answered: None,
             next: now,
             usual: Duration::ZERO,
+            undecided: 0,
+            distrusted: None,
         }
     }
 
@@ -80,12 +93,17 @@ impl Health {
     pub fn on_good(&mut self, took: Duration, interval: Duration, now: Instant) -> Option<Change> {
         self.usual = took;
         self.looked = now;
+        self.answered = Some(now);
         self.next = now + interval;
         let change = (!self.is_up()).then_some(Change::Up);
         if change.is_some() {
             self.since = now;
         }
         self.standing = Standing::Up;
+        if let Some(until) = self.distrusted.filter(|until| *until > now) {
+            self.standing = Standing::Doubted;
+            self.next = self.next.min(until);
+        }
         self.failure = None;
         change
     }
@@ -104,9 +122,18 @@ impl Health {
         self.fail(failure, now)
     }
 
-    /// A session could not use it.
-    pub fn on_bad_dial(&mut self, failure: Failure, now: Instant) -> Option<Change> {
+    /// A session could not use it. What began at `start`, before it answered a look, only puts it in doubt.
+    pub fn on_bad_dial(
+        &mut self,
+        failure: Failure,
+        start: Instant,
+        now: Instant,
+    ) -> Option<Change> {
         if failure.is_ours() {
+            return None;
+        }
+        if self.is_up() && self.answered.is_some_and(|answered| answered > start) {
+            self.on_doubt(now);
             return None;
         }
         self.fail(failure, now)
@@ -130,7 +157,24 @@ impl Health {
         }
     }
 
-    /// A session waits for it longer than [`Self::patience`], or it broke off in the middle of a login.
+    /// It broke off in the middle of a login. Those that were on the way together count once it is distrusted as one.
+    pub fn on_undecided(&mut self, now: Instant) {
+        if self.distrusted.is_none_or(|until| until <= now) {
+            self.undecided = self.undecided.saturating_add(1);
+            if let Some(more) = self.undecided.checked_sub(UNDECIDED) {
+                self.distrusted = Some(now + DISTRUST * (1 << more.min(3)));
+            }
+        }
+        self.on_doubt(now);
+    }
+
+    /// It accepted or refused a login.
+    pub fn on_decided(&mut self) {
+        self.undecided = 0;
+        self.distrusted = None;
+    }
+
+    /// A session waits for it longer than [`Self::patience`].
     pub fn on_doubt(&mut self, now: Instant) {
         if self.standing == Standing::Up {
             self.standing = Standing::Doubted;
@@ -213,13 +257,13 @@ mod tests {
     fn one_that_fails_is_out_at_once_and_looked_at_less_and_less() {
         let mut now = Instant::now();
         let mut health = up(false, now);
-        assert_eq!(health.on_bad_dial(Failure::Refused, now), Some(Change::Down));
+        assert_eq!(health.on_bad_dial(Failure::Refused, now, now), Some(Change::Down));
         let mut waits = Vec::new();
         for _ in 0..7 {
             waits.push((health.next_look() - now).as_millis());
             now = health.next_look();
             // Sessions that try it as their last resort change nothing.
-            assert_eq!(health.on_bad_dial(Failure::Refused, now), None);
+            assert_eq!(health.on_bad_dial(Failure::Refused, now, now), None);
             assert_eq!(health.on_bad_look(Failure::Refused, now), None);
         }
         assert_eq!(waits, [250, 500, 1000, 2000, 4000, 8000, 8000]);
@@ -235,14 +279,14 @@ mod tests {
         let mut firsts = Vec::new();
         for _ in 0..7 {
             now += Duration::from_secs(1);
-            health.on_bad_dial(Failure::Closed, now);
+            health.on_bad_dial(Failure::Closed, now, now);
             firsts.push((health.next_look() - now).as_millis());
             now = health.next_look();
             health.on_good(MS, INTERVAL, now);
         }
         assert_eq!(firsts, [250, 500, 1000, 2000, 4000, 8000, 8000]);
         now += STEADY;
-        health.on_bad_dial(Failure::Closed, now);
+        health.on_bad_dial(Failure::Closed, now, now);
         assert_eq!(health.next_look() - now, FIRST_WAIT);
     }
 
@@ -250,9 +294,45 @@ mod tests {
     fn our_own_want_of_descriptors_says_nothing() {
         let now = Instant::now();
         let mut health = up(false, now);
-        assert_eq!(health.on_bad_dial(Failure::OutOfDescriptors, now), None);
+        assert_eq!(health.on_bad_dial(Failure::OutOfDescriptors, now, now), None);
         assert_eq!(health.on_bad_look(Failure::OutOfDescriptors, now), None);
         assert!(health.is_up() && health.next_look() > now);
+    }
+
+    #[test]
+    fn dial_that_began_before_it_came_back_does_not_take_it_out() {
+        let start = Instant::now();
+        let now = start + Duration::from_secs(10);
+        let mut health = up(false, start);
+        health.on_bad_look(Failure::Refused, start + MS);
+        health.on_good(MS, INTERVAL, start + 2 * MS);
+        assert_eq!(health.on_bad_dial(Failure::Timeout, start + MS, now), None);
+        assert_eq!((health.standing(), health.next_look()), (Standing::Doubted, now));
+        assert_eq!(health.on_bad_dial(Failure::Timeout, start + 2 * MS, now), Some(Change::Down));
+    }
+
+    #[test]
+    fn one_that_decides_on_no_login_is_doubted_whatever_looks_say() {
+        let mut now = Instant::now();
+        let mut health = up(false, now);
+        for expected in [Standing::Up, Standing::Up, Standing::Doubted] {
+            health.on_undecided(now);
+            health.on_good(MS, INTERVAL, now);
+            assert_eq!(health.standing(), expected);
+        }
+        for times in [1, 2, 4, 8, 8] {
+            let until = now + DISTRUST * times;
+            health.on_undecided(now); // it was on the way
+            assert_eq!((health.on_good(MS, 10 * INTERVAL, now), health.next_look()), (None, until));
+            assert_eq!(health.standing(), Standing::Doubted);
+            now = until;
+            health.on_good(MS, INTERVAL, now);
+            assert_eq!(health.standing(), Standing::Up);
+            health.on_undecided(now);
+        }
+        health.on_decided();
+        health.on_good(MS, INTERVAL, now);
+        assert_eq!(health.standing(), Standing::Up);
     }
 
     #[test]

@@ -74,7 +74,7 @@ async fn look_up(server: &Server) {
         let answer = timeout(limit, server.resolver.resolve(&server.goes_by.server.address)).await;
         let until = match answer.unwrap_or_else(|_| Err(format!("no answer within {limit:?}"))) {
             Ok(resolved) => {
-                server.adopt(&resolved.targets);
+                server.adopt(&resolved.targets, resolved.whole);
                 wait = FIRST_WAIT;
                 resolved.until
             }

@@ -33,7 +33,6 @@ pub mod balance;
 pub mod learn;
 
 use std::net::IpAddr;
-use std::sync::atomic::{AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
@@ -90,7 +89,8 @@ pub struct Choice {
 #[derive(Default)]
 pub struct News {
     came: Notify,
-    waiting: AtomicUsize,
+    /// One of those who found no room may look again.
+    room: Notify,
     /// Those of the configuration that is in force.
     current: ArcSwapOption<Backends>,
 }
@@ -249,7 +249,7 @@ impl Backends {
             if *state != ServerState::Active {
                 continue;
             }
-            if max_sessions.is_some_and(|max| server.metrics.open_sessions() >= max) {
+            if server.metrics.is_full(*max_sessions) {
                 full = true;
                 continue;
             }
@@ -316,20 +316,15 @@ impl News {
         self.came.notify_waiters();
     }
 
-    /// A seat that is free is news only for those who found none.
-    fn tell_if_waited_for(&self) {
-        if self.waiting.load(Ordering::SeqCst) > 0 {
-            self.tell();
-        }
+    /// A session has left: one of those who found no room may have its place.
+    fn tell_one(&self) {
+        self.room.notify_one();
     }
 
-    /// Somebody begins to wait, or ends.
-    pub fn waits(&self, begins: bool) {
-        if begins {
-            self.waiting.fetch_add(1, Ordering::SeqCst);
-        } else {
-            self.waiting.fetch_sub(1, Ordering::SeqCst);
-        }
+    /// Resolves when it is this one's turn to look for room again, if it is enabled before it looks for the first time.
+    /// Dropped before it was asked, it passes its turn on.
+    pub fn room(&self) -> Notified<'_> {
+        self.room.notified()
     }
 
     /// Resolves with the first news after this call, whenever it is first polled.

@@ -33,7 +33,7 @@ const MIN_TTL: Duration = Duration::from_secs(1);
 /// SRV records of one name that are used, those of the lowest priorities.
 const MAX_RECORDS: usize = 16;
 /// Addresses of one server that are used.
-const MAX_TARGETS: usize = 32;
+pub const MAX_TARGETS: usize = 32;
 
 /// Where a connection is made to.
 #[derive(Clone, Debug, Eq, Hash, Ord, PartialEq, PartialOrd)]
@@ -68,6 +68,8 @@ pub struct Resolved {
     pub targets: Vec<Target>,
     /// `None`: for ever.
     pub until: Option<Instant>,
+    /// Every question was answered; otherwise what is missing may be there all the same.
+    pub whole: bool,
 }
 
 /// Reads both files when a name is first looked up, and again when one has changed.
@@ -88,14 +90,14 @@ impl Resolver {
     pub async fn resolve(&self, address: &ServerAddress) -> Result<Resolved, String> {
         let one = |address| {
             let target = Target { address, priority: 0, weight: 1 };
-            Ok(Resolved { targets: vec![target], until: None })
+            Ok(Resolved { targets: vec![target], until: None, whole: true })
         };
         match address {
             ServerAddress::Unix(path) => one(Address::Unix(path.clone())),
             ServerAddress::Host(HostPort { host, port }) => match host.parse() {
                 Ok(ip) => one(Address::Ip(SocketAddr::new(ip, *port))),
                 Err(_) => {
-                    let (ips, until) = self.families()?.host(name_of(host)?).await?;
+                    let (ips, until, whole) = self.families()?.host(name_of(host)?).await?;
                     let targets = ips.into_iter().map(|ip| Target {
                         address: Address::Ip(SocketAddr::new(ip, *port)),
                         priority: 0,
@@ -104,6 +106,7 @@ impl Resolver {
                     Ok(Resolved {
                         targets: targets.take(MAX_TARGETS).collect(),
                         until: Some(until),
+                        whole,
                     })
                 }
             },
@@ -142,8 +145,8 @@ impl Resolver {
 }
 
 impl Families {
-    /// The addresses of a host, both kinds.
-    async fn host(self: &Arc<Self>, name: Name) -> Result<(Vec<IpAddr>, Instant), String> {
+    /// The addresses of a host, until when they hold, and whether both kinds were answered.
+    async fn host(self: &Arc<Self>, name: Name) -> Result<(Vec<IpAddr>, Instant, bool), String> {
         let mut asked = JoinSet::new();
         for six in [true, false] {
             let (families, name) = (Arc::clone(self), name.clone());
@@ -154,13 +157,17 @@ impl Families {
             });
         }
         let (mut ips, mut until, mut why) = (Vec::new(), latest(), String::new());
+        let mut whole = true;
         loop {
             let next = if ips.is_empty() {
                 asked.join_next().await
             } else {
                 match timeout(OTHER_FAMILY, asked.join_next()).await {
                     Ok(next) => next,
-                    Err(_) => break,
+                    Err(_) => {
+                        whole = false;
+                        break;
+                    }
                 }
             };
             match next {
@@ -168,15 +175,18 @@ impl Families {
                     until = until.min(found.valid_until().into());
                     ips.extend(found.iter().map(|ip| ip.to_canonical()));
                 }
-                Some(Ok(Err(error))) => why = error.to_string(),
-                Some(Err(_)) => {}
+                Some(Ok(Err(error))) => {
+                    whole &= error.is_no_records_found(); // a failure says nothing
+                    why = error.to_string();
+                }
+                Some(Err(_)) => whole = false,
                 None => break,
             }
         }
         ips.sort_unstable();
         ips.dedup();
         let until = until.max(Instant::now() + MIN_TTL);
-        if ips.is_empty() { Err(why) } else { Ok((ips, until)) }
+        if ips.is_empty() { Err(why) } else { Ok((ips, until, whole)) }
     }
 
     async fn service(self: &Arc<Self>, name: Name) -> Result<Resolved, String> {
@@ -203,10 +213,12 @@ impl Families {
             });
         }
         let (mut targets, mut why) = (BTreeMap::new(), "it names no host".to_owned());
+        let mut whole = true;
         while let Some(done) = asked.join_next().await {
             match done {
-                Ok((priority, weight, port, Ok((ips, valid)))) => {
+                Ok((priority, weight, port, Ok((ips, valid, both)))) => {
                     until = until.min(valid);
+                    whole &= both;
                     // The weight is the host's: its addresses share it.
                     let weight = weight.div_ceil(u16::try_from(ips.len()).unwrap_or(u16::MAX));
                     for ip in ips {
@@ -221,16 +233,21 @@ impl Families {
                 }
                 Ok((.., Err(error))) => {
                     why = error;
+                    whole = false;
                     until = until.min(Instant::now() + MIN_TTL);
                 }
-                Err(_) => {}
+                Err(_) => whole = false,
             }
         }
         let mut targets: Vec<Target> = targets.into_values().collect();
         targets.sort_by_key(|target| target.priority);
         targets.truncate(MAX_TARGETS);
         let until = until.max(Instant::now() + MIN_TTL);
-        if targets.is_empty() { Err(why) } else { Ok(Resolved { targets, until: Some(until) }) }
+        if targets.is_empty() {
+            Err(why)
+        } else {
+            Ok(Resolved { targets, until: Some(until), whole })
+        }
     }
 }
 

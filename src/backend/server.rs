@@ -12,7 +12,7 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::{Duration, Instant};
 
 use arc_swap::{ArcSwap, ArcSwapOption};
-use tokio::sync::Notify;
+use tokio::sync::{Notify, Semaphore, SemaphorePermit};
 use tokio_util::sync::CancellationToken;
 
 use super::balance;
@@ -22,7 +22,7 @@ use super::health::{Change, Health, Standing};
 use super::identity::{Caller, Untold};
 use super::introduction;
 use super::product::{self, Product};
-use super::resolve::{Address, Resolver, Target};
+use super::resolve::{Address, MAX_TARGETS, Resolver, Target};
 use super::{Known, News, Said, transparent};
 use crate::config::settings::{self, Capabilities, Identity, ServerState};
 use crate::log::sample::Sampler;
@@ -30,6 +30,9 @@ use crate::metrics::{BackendGauges, BackendMetrics};
 use crate::proto::imap::capability::{self, Repair};
 use crate::proto::imap::login::Dialect;
 use crate::tls::backend::Connector;
+
+/// Sessions that dial one address at once.
+const MAX_DIALS: usize = 32;
 
 /// A reload that changes nothing of what it goes by keeps it; else another takes its place, which begins with what this one
 /// knew.
@@ -90,6 +93,8 @@ pub struct Endpoint {
     trial: AtomicBool,
     /// Wakes its watch: the next look may be due.
     pub(super) stirred: Notify,
+    /// Who of the sessions may dial now: all that waited for it come at once when it is back.
+    dials: Semaphore,
 }
 
 /// Who uses an address, whatever configuration they began with.
@@ -100,8 +105,8 @@ pub struct Load {
     metrics: Arc<BackendMetrics>,
 }
 
-/// A session's place at an address: counted as long as it lives.
-pub struct Seat(Arc<Load>);
+/// A session's place at an address: counted as long as it lives. Empty only while it is given back.
+pub struct Seat(Option<Arc<Load>>);
 
 /// The only session that tries an address that is down and lets people wait.
 pub struct Trial<'a>(&'a AtomicBool);
@@ -119,11 +124,15 @@ impl Server {
         let name: Arc<str> = goes_by.server.address.to_string().into();
         let again = |known: Arc<Known>| Arc::new(Known::new(Arc::clone(&known.said), repair));
         let mut places = Vec::new();
+        // What it said in plaintext, or where others were trusted, is told to no client: it is as good as never seen.
+        let knew = before.filter(|before| before.goes_by.server.tls == goes_by.server.tls);
         if let Some(before) = before {
-            let was_down = before.is_out_of_use();
+            let was_down = before.is_out_of_use() || knew.is_none();
             places.extend(before.places.load().iter().map(|place| {
                 let endpoint = place.endpoint.successor(was_down, goes_by.is_out_of_use());
-                endpoint.known.store(place.endpoint.known.load_full().map(again));
+                if knew.is_some() {
+                    endpoint.known.store(place.endpoint.known.load_full().map(again));
+                }
                 Place { endpoint: Arc::new(endpoint), ..place.clone() }
             }));
         }
@@ -133,14 +142,12 @@ impl Server {
             repair: Arc::clone(repair),
             resolver: Arc::clone(resolver),
             news: Arc::clone(news),
-            known: ArcSwapOption::new(
-                before.and_then(|before| before.known.load_full()).map(again),
-            ),
+            known: ArcSwapOption::new(knew.and_then(|before| before.known.load_full()).map(again)),
             up: Arc::new(up.into()),
             verdict: Mutex::new(up.then_some(true)),
             places: ArcSwap::from_pointee(places),
             lost: Notify::new(),
-            troubles: Mutex::new(Sampler::new(2)),
+            troubles: Mutex::new(Sampler::new(3)),
             retired: CancellationToken::new(),
             goes_by,
             tls,
@@ -175,6 +182,18 @@ impl Server {
     pub(super) fn hides(&self, client: IpAddr, endpoint: &Endpoint) -> bool {
         self.goes_by.server.identity == Identity::Transparent
             && transparent::source(client, &endpoint.address).is_none()
+    }
+
+    /// It broke off in the middle of a login. `long`: the client said so much that this may be why.
+    pub fn on_undecided(&self, endpoint: &Endpoint, why: &str, long: bool) {
+        if let Some(not_logged) = self.sample(2) {
+            let backend = &*self.name;
+            tracing::warn!(backend, why, not_logged, "backend did not decide on a login");
+        }
+        if !long {
+            endpoint.health().on_undecided(Instant::now());
+            endpoint.stirred.notify_one();
+        }
     }
 
     fn on_untold(&self, untold: Option<&Untold>) {
@@ -218,8 +237,9 @@ impl Server {
         self.places.load_full()
     }
 
-    /// Takes the addresses that the name has now. One that is gone and works stays for this time, as the last to be used.
-    pub(super) fn adopt(&self, targets: &[Target]) {
+    /// Takes the addresses that the name has now. One that is gone and works stays for this time, as the last to be used; as
+    /// long as not the `whole` question was answered it stays as it was.
+    pub(super) fn adopt(&self, targets: &[Target], whole: bool) {
         let old = self.places();
         let mut places: Vec<Place> = targets
             .iter()
@@ -233,8 +253,10 @@ impl Server {
             })
             .collect();
         let gone = |place: &&Place| targets.iter().all(|t| t.address != place.endpoint.address);
-        let leaving = old.iter().filter(gone).filter(|one| !one.leaving && one.endpoint.is_up());
-        places.extend(leaving.map(|place| Place { leaving: true, ..place.clone() }));
+        let gone = old.iter().filter(gone).filter(|one| one.endpoint.is_up());
+        let staying = gone.filter(|one| !whole || !one.leaving);
+        places.extend(staying.map(|one| Place { leaving: whole || one.leaving, ..one.clone() }));
+        places.truncate(2 * MAX_TARGETS);
         self.places.store(Arc::new(places));
         self.judge(None);
     }
@@ -289,6 +311,9 @@ impl Server {
         } else if change.is_some() {
             tracing::info!(backend, address, "backend's address is up");
         }
+        if change.is_some() && was_up {
+            self.news.tell(); // else it was told of the server
+        }
     }
 
     /// What makes it accept passwords.
@@ -316,24 +341,19 @@ impl Server {
         self.on_bad(endpoint, change, was_up, error);
     }
 
-    /// A session could not use it: out at once, until it was looked at.
-    pub fn on_bad_dial(&self, endpoint: &Endpoint, error: &dial::Error) {
+    /// A session that dialled at `start` could not use it: out at once, until it was looked at. If it may be the client whom the
+    /// server does not want, a look of our own tells, and the others are sent to it until then.
+    pub fn on_bad_dial(&self, endpoint: &Endpoint, error: &dial::Error, start: Instant) {
         let (failure, was_up) = (error.failure(), endpoint.is_up());
         self.metrics.connect_failed(failure);
-        if self.goes_by.server.identity == Identity::Transparent {
-            // Perhaps only the way back to this client is missing: a look from our own address tells.
+        if self.goes_by.server.identity.may_explain(failure) {
             if was_up && let Some(not_logged) = self.sample(1) {
                 let (backend, error) = (&*self.name, error.to_string());
-                tracing::warn!(
-                    backend,
-                    error,
-                    not_logged,
-                    "backend does not answer to a client's address"
-                );
+                tracing::warn!(backend, error, not_logged, "backend does not serve a client");
             }
             return self.on_doubt(endpoint);
         }
-        let change = endpoint.health().on_bad_dial(failure, Instant::now());
+        let change = endpoint.health().on_bad_dial(failure, start, Instant::now());
         endpoint.stirred.notify_one();
         self.on_bad(endpoint, change, was_up, error);
     }
@@ -363,7 +383,7 @@ impl Server {
         }
     }
 
-    /// Somebody waits for it longer than usual, or it broke off.
+    /// Somebody waits for it longer than usual.
     pub fn on_doubt(&self, endpoint: &Endpoint) {
         endpoint.health().on_doubt(Instant::now());
         endpoint.stirred.notify_one();
@@ -414,6 +434,24 @@ impl Server {
     }
 }
 
+impl Identity {
+    /// Whether the server may have failed because of the one client that it was told of.
+    fn may_explain(self, failure: Failure) -> bool {
+        use Failure as F;
+        match self {
+            Self::None => false,
+            Self::DovecotId => failure == F::Id,
+            // Perhaps only the way back to this client is missing.
+            Self::Transparent => true,
+            // The header goes first, before TLS too.
+            Self::ProxyV1 | Self::ProxyV2(_) => matches!(
+                failure,
+                F::Closed | F::Bye | F::GreetingTimeout | F::NotImap | F::Starttls | F::Tls
+            ),
+        }
+    }
+}
+
 impl GoesBy {
     pub(super) fn new(settings: &settings::Settings, server: &settings::Server) -> Self {
         let state = match server.state {
@@ -447,6 +485,7 @@ impl Endpoint {
             known: ArcSwapOption::empty(),
             trial: AtomicBool::new(false),
             stirred: Notify::new(),
+            dials: Semaphore::new(MAX_DIALS),
         }
     }
 
@@ -470,12 +509,17 @@ impl Endpoint {
         self.load.sessions.load(Ordering::Relaxed)
     }
 
+    /// Leave to dial it for a session, kept until that is over. Nobody closes the queue.
+    pub async fn turn(&self) -> Option<SemaphorePermit<'_>> {
+        self.dials.acquire().await.ok()
+    }
+
     /// A place for one session, if its server has less than `max`.
     pub fn seat(&self, max: Option<usize>) -> Option<Seat> {
         let admitted = self.load.metrics.enter(max);
         admitted.then(|| {
             self.load.sessions.fetch_add(1, Ordering::Relaxed);
-            Seat(Arc::clone(&self.load))
+            Seat(Some(Arc::clone(&self.load)))
         })
     }
 
@@ -501,18 +545,33 @@ impl Load {
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
         Self { id, sessions: AtomicUsize::new(0), news, metrics }
     }
+
+    fn leave(&self) {
+        self.sessions.fetch_sub(1, Ordering::Relaxed);
+        self.metrics.leave();
+    }
 }
 
 impl Seat {
-    pub fn metrics(&self) -> &BackendMetrics {
-        &self.0.metrics
+    pub fn metrics(&self) -> Option<&BackendMetrics> {
+        self.0.as_ref().map(|load| &*load.metrics)
+    }
+
+    /// It was taken for nothing: that is news only if somebody missed it meanwhile. Else those who wait for room would
+    /// wake each other with their own attempts.
+    pub fn give_back(mut self) {
+        let Some(load) = self.0.take() else { return };
+        load.leave();
+        if load.metrics.was_found_full() {
+            load.news.tell_one();
+        }
     }
 }
 
 impl Drop for Seat {
     fn drop(&mut self) {
-        self.0.sessions.fetch_sub(1, Ordering::Relaxed);
-        self.0.metrics.leave();
-        self.0.news.tell_if_waited_for();
+        let Some(load) = self.0.take() else { return };
+        load.leave();
+        load.news.tell_one();
     }
 }

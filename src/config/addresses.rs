@@ -6,7 +6,7 @@
 use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
-use ipnet::IpNet;
+use ipnet::{IpNet, Ipv4Net};
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
 
 use super::mistakes::Mistakes;
@@ -113,10 +113,22 @@ impl Read for Network {
                 Some(network) if network.addr() != network.network() => {
                     Err(wrong(&format!("; the network is {}", network.trunc())))
                 }
-                Some(network) => Ok(Self(network)),
+                Some(network) => Ok(Self(canonical(network))),
                 None => Err(wrong("")),
             }
         })
+    }
+}
+
+/// Peers are known by their IPv4 addresses, so networks of mapped ones (RFC 4291 §2.5.5.2) are what these are.
+fn canonical(network: IpNet) -> IpNet {
+    match network {
+        IpNet::V6(six) if six.prefix_len() >= 96 => six
+            .addr()
+            .to_ipv4_mapped()
+            .and_then(|four| Ipv4Net::new(four, six.prefix_len() - 96).ok())
+            .map_or(network, IpNet::V4),
+        _ => network,
     }
 }
 
@@ -191,6 +203,22 @@ schema!([] CertificateName, _generator => json_schema!({ "type": "string", "minL
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn networks_of_mapped_addresses_are_ipv4() {
+        for (text, expected) in [
+            ("::ffff:192.0.2.0/120", "192.0.2.0/24"),
+            ("::ffff:192.0.2.1/128", "192.0.2.1/32"),
+            ("::ffff:0:0/96", "0.0.0.0/0"),
+            ("::/0", "::/0"),
+            ("::192.0.2.0/120", "::192.0.2.0/120"),
+            ("2001:db8::/32", "2001:db8::/32"),
+            ("192.0.2.0/24", "192.0.2.0/24"),
+        ] {
+            let network = |text: &str| text.parse::<IpNet>().expect("a network");
+            assert_eq!(canonical(network(text)), network(expected), "{text}");
+        }
+    }
 
     #[test]
     fn servers_are_names_or_addresses_with_a_port() {

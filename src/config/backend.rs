@@ -5,6 +5,8 @@
 //! Not here: how an address is written (`addresses`), what the named files hold.
 
 use std::borrow::Cow;
+use std::collections::HashMap;
+use std::collections::hash_map::Entry;
 use std::net::IpAddr;
 
 use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
@@ -129,6 +131,7 @@ pub fn apply(section: &file::Backend, mistakes: &mut Mistakes) -> settings::Back
             mistakes.add(*mark, format!("`{name}` is hidden as well; decide for one"));
         }
     }
+    twins(&section.servers.0, mistakes);
     let servers = section.servers.0.iter().map(|at| server(section, at, mistakes)).collect();
     settings::Backend {
         servers,
@@ -143,6 +146,23 @@ pub fn apply(section: &file::Backend, mistakes: &mut Mistakes) -> settings::Back
             add: section.capabilities.add.iter().map(|at| at.value.0.clone()).collect(),
         },
         connect_timeout: section.connect_timeout.0,
+    }
+}
+
+/// One server is listed once: its series, its health and its `max_sessions` go by its address.
+fn twins(servers: &[file::Server], mistakes: &mut Mistakes) {
+    let mut lines = HashMap::new();
+    for At { mark, value } in servers.iter().map(|server| &server.address) {
+        match lines.entry(value.to_string().to_ascii_lowercase()) {
+            Entry::Vacant(first) => _ = first.insert(mark.line),
+            Entry::Occupied(first) => {
+                let line = first.get();
+                let what = format!(
+                    "`{value}` is listed already, in line {line}; for a larger share set its `weight`"
+                );
+                mistakes.add(*mark, what);
+            }
+        }
     }
 }
 

@@ -342,6 +342,20 @@ fn suites_and_groups_are_checked() {
 }
 
 #[test]
+fn server_that_is_listed_twice_is_a_mistake() {
+    let with = |second: &str| {
+        format!(
+            "listen: [{{ address: '[::]:993' }}]\ntls: {{ self_signed: {{ names: [a], dir: b }} }}\nbackend:\n  servers:\n\
+             \x20   - address: legacy:143\n    - address: {second}\n"
+        )
+    };
+    let expected =
+        "6:16: `LEGACY:143` is listed already, in line 5; for a larger share set its `weight`";
+    assert_eq!(mistakes(&with("LEGACY:143")), [expected]);
+    good(&with("legacy:144"));
+}
+
+#[test]
 fn files_that_are_hostile_end_quickly() {
     let bomb: String = (0..30).map(|i| format!("a{i}: &a{i} [*a{}, *a{0}]\n", i + 1)).collect();
     assert!(read(&bomb).is_err());

@@ -17,11 +17,12 @@ use zeroize::{Zeroize as _, Zeroizing};
 
 use super::Context;
 use super::close::{Reason, Session, session_id};
-use super::dialogue::Dialogue;
+use super::dialogue::{Dialogue, RESTARTING};
 use super::hold::Hold;
 use crate::backend::Choice;
 use crate::backend::balance::Tier;
 use crate::backend::dial::Link;
+use crate::backend::health::Standing;
 use crate::backend::identity::Caller;
 use crate::backend::server::Seat;
 use crate::log::printable;
@@ -73,8 +74,9 @@ pub async fn log_in(
     };
     let dialled = attempt.as_ref().ok().and_then(|attempt| attempt.dialled.as_ref());
     let server = dialled.map(|dialled| &dialled.choice.server);
-    if let Some(server) = server {
-        server.metrics.login_duration.observe(seconds);
+    if let Some(Dialled { choice, start, .. }) = dialled {
+        // Neither other servers nor the wait for one are this one's.
+        choice.server.metrics.login_duration.observe(start.elapsed().as_secs_f64());
     }
     let user = exchange.user().map(printable);
     ctx.metrics.login(result, exchange.mechanism());
@@ -86,7 +88,10 @@ pub async fn log_in(
         seconds,
     );
     match attempt? {
-        Attempt { outcome: Outcome::LoggedIn, dialled: Some(Dialled { choice, seat, link }) } => {
+        Attempt {
+            outcome: Outcome::LoggedIn,
+            dialled: Some(Dialled { choice, seat, link, .. }),
+        } => {
             session.backend = Some(Arc::clone(&choice.server.name));
             session.user = user.map(Into::into);
             session.phase(Phase::Active);
@@ -110,16 +115,19 @@ async fn refuse_loop(
     ctx: &Context,
 ) -> Result<Attempt, Reason> {
     let (session, client) = (session_id(caller.session), caller.client);
-    tracing::warn!(
-        session,
-        %client,
-        "loop: this login came through {} proxies, so one of them has another as its server; see `backend.servers`",
-        introduction::TTL - 1
-    );
+    if let Some(not_logged) = ctx.on_loop(client.ip()) {
+        tracing::warn!(
+            session,
+            %client,
+            not_logged,
+            "loop: this login says that it came through {} proxies; if the client is one, it has us or one behind us as its server, see `backend.servers`",
+            introduction::TTL - 1
+        );
+    }
     let mut out = Vec::new();
     login::unavailable(&login.tag, &mut out);
     dialogue.send(&out, ctx).await?;
-    Ok(Attempt { outcome: Outcome::Unavailable("proxies in a loop"), dialled: None })
+    Ok(Attempt { outcome: Outcome::Aborted, dialled: None })
 }
 
 struct Attempt {
@@ -132,6 +140,8 @@ struct Dialled {
     choice: Choice,
     seat: Seat,
     link: Link,
+    /// When its dial began.
+    start: Instant,
 }
 
 /// Why there is none.
@@ -150,7 +160,7 @@ async fn attempt(
     caller: &Caller<'_>,
     ctx: &Context,
 ) -> Result<Attempt, Reason> {
-    let Dialled { choice, seat, mut link } = match dial(dialogue, caller, ctx).await? {
+    let Dialled { choice, seat, mut link, start } = match dial(dialogue, caller, ctx).await? {
         Ok(dialled) => dialled,
         Err(none) => {
             let mut out = Vec::new();
@@ -212,11 +222,15 @@ async fn attempt(
             }
         };
     };
-    if let Outcome::Unavailable(why) = outcome {
-        tracing::warn!(backend = &*server.name, why, "backend did not decide on a login");
-        server.on_doubt(endpoint);
+    if let Outcome::Unavailable(why) = outcome
+        && !dialogue.left().is_zero()
+    {
+        server.on_undecided(endpoint, why, exchange.is_long());
     }
-    Ok(Attempt { outcome, dialled: Some(Dialled { choice, seat, link }) })
+    if matches!(outcome, Outcome::LoggedIn | Outcome::Rejected) {
+        endpoint.health().on_decided();
+    }
+    Ok(Attempt { outcome, dialled: Some(Dialled { choice, seat, link, start }) })
 }
 
 /// The first server that greets, waited for if there is none.
@@ -227,17 +241,38 @@ async fn dial(
 ) -> Result<Result<Dialled, NoServer>, Reason> {
     let mut hold = Hold::new(dialogue.deadline, ctx);
     loop {
-        let news = ctx.backends.news.next();
-        let (choices, mut full) = hold.backends().choose(caller.client.ip());
-        let dialled = dial_in_order(choices.into(), &mut full, dialogue.deadline, caller).await;
+        let (news, mut room) = (ctx.backends.news.next(), None);
+        if hold.has_begun() {
+            room.insert(Box::pin(ctx.backends.news.room())).as_mut().enable();
+        }
+        let (mut choices, mut full) = hold.backends().choose(caller.client.ip());
+        if hold.has_begun() {
+            // Whoever waits is told when it works again, and does not find out for itself.
+            choices.retain(|choice| choice.tier != Tier::Down);
+        }
+        let dialling = dial_in_order(choices.into(), &mut full, dialogue.deadline, caller);
+        // A client that has ended its side behind its login may still want the answer.
+        let dialled = tokio::select! {
+            biased;
+            () = ctx.drain.token.cancelled() => {
+                return Err(dialogue.close(RESTARTING, Reason::Drain, ctx).await);
+            }
+            dialled = dialling => dialled,
+        };
         if let Some(dialled) = dialled {
             hold.over(HoldResult::Served);
             return Ok(Ok(dialled));
         }
         if full && !hold.has_begun() && hold.begin().is_some() {
-            continue; // whoever left before this one was seen waiting did not say so
+            continue; // this time in the queue for room
         }
-        if !dialogue.hold(&mut hold, news, ctx).await? {
+        let woken = async {
+            match room.filter(|_| full) {
+                Some(room) => tokio::select! { () = news => {} () = room => {} },
+                None => news.await,
+            }
+        };
+        if !dialogue.hold(&mut hold, woken, ctx).await? {
             if full {
                 ctx.backends.say_full();
             }
@@ -267,22 +302,43 @@ async fn dial_in_order(
             continue;
         };
         let patience = Instant::now() + endpoint.health().patience();
+        let others = choices.iter().any(|other| other.tier == Tier::Good);
+        let turn = match timeout_at(deadline.min(patience), endpoint.turn()).await {
+            Ok(turn) => turn,
+            Err(_) if Instant::now() >= deadline => return None,
+            Err(_) if others => {
+                choices.push_back(Choice { tier: Tier::Doubtful, ..choice.clone() });
+                seat.give_back();
+                continue;
+            }
+            Err(_) => timeout_at(deadline, endpoint.turn()).await.ok()?,
+        };
+        if choice.tier != Tier::Down && endpoint.health().standing() == Standing::Down {
+            seat.give_back();
+            continue; // somebody else has found out
+        }
+        let start = Instant::now();
+        let patience = start + endpoint.health().patience();
         let mut dialling = pin!(server.dial(endpoint, Some(caller)));
         let mut result = timeout_at(deadline.min(patience), dialling.as_mut()).await;
-        if result.is_err() {
+        if result.is_err() && patience < deadline {
             server.on_doubt(endpoint);
-            if choices.iter().any(|other| other.tier == Tier::Good) {
+            if others {
                 choices.push_back(Choice { tier: Tier::Doubtful, ..choice.clone() });
+                seat.give_back();
                 continue;
             }
             result = timeout_at(deadline, dialling.as_mut()).await;
         }
         match result {
             Ok(Ok(link)) => {
-                drop(trial);
-                return Some(Dialled { choice: choice.clone(), seat, link });
+                drop((turn, trial));
+                return Some(Dialled { choice: choice.clone(), seat, link, start });
             }
-            Ok(Err(error)) => server.on_bad_dial(endpoint, &error),
+            Ok(Err(error)) => {
+                server.on_bad_dial(endpoint, &error, start.into_std());
+                seat.give_back();
+            }
             // The client is told that, and then that its time is over.
             Err(_) => return None,
         }

@@ -6,8 +6,7 @@
 
 use std::pin::pin;
 
-use tokio::sync::futures::Notified;
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, timeout_at};
 
 use super::Context;
 use super::backend::LoggedIn;
@@ -123,16 +122,29 @@ impl Dialogue {
         }
     }
 
-    /// Waits for `news` of the servers; false when there is no more time to. What the client sends meanwhile is kept, and
-    /// nothing is read behind it.
+    /// Waits for `news` of the servers; false when there is no more time to.
     pub async fn hold(
         &mut self,
         hold: &mut Hold<'_>,
-        news: Notified<'_>,
+        news: impl Future<Output = ()>,
         ctx: &Context,
     ) -> Result<bool, Reason> {
         let Some(until) = hold.begin() else { return Ok(false) };
-        let mut news = pin!(news);
+        let told = self.meanwhile(timeout_at(until, news), ctx).await?.is_ok();
+        if !told {
+            hold.over(HoldResult::Unavailable);
+        }
+        Ok(told)
+    }
+
+    /// Lets `work` go on while the client stays and nobody drains. What the client sends meanwhile is kept, and nothing is
+    /// read behind it.
+    async fn meanwhile<T>(
+        &mut self,
+        work: impl Future<Output = T>,
+        ctx: &Context,
+    ) -> Result<T, Reason> {
+        let mut work = pin!(work);
         loop {
             let Self { client, input, .. } = self;
             let listens = input.bytes().is_empty();
@@ -141,12 +153,8 @@ impl Dialogue {
                 () = ctx.drain.token.cancelled() => {
                     return Err(self.close(RESTARTING, Reason::Drain, ctx).await);
                 }
+                done = &mut work => return Ok(done),
                 received = client.receive(input.buffer()), if listens => received,
-                () = &mut news => return Ok(true),
-                () = sleep_until(until) => {
-                    hold.over(HoldResult::Unavailable);
-                    return Ok(false);
-                }
             };
             match received {
                 Ok(Received::Bytes) => {}

@@ -35,7 +35,6 @@ impl<'a> Hold<'a> {
         }
         Some(*self.until.get_or_insert_with(|| {
             self.ctx.metrics.hold_waiting.inc();
-            self.ctx.backends.news.waits(true);
             self.deadline.min(Instant::now() + self.limit)
         }))
     }
@@ -63,7 +62,6 @@ impl Drop for Hold<'_> {
         if self.until.is_some() {
             self.ctx.metrics.hold_waiting.dec();
             self.ctx.metrics.held(self.result);
-            self.ctx.backends.news.waits(false);
         }
     }
 }

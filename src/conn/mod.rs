@@ -33,8 +33,9 @@ pub mod close;
 
 pub mod socket;
 
-use std::sync::Arc;
+use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 use tokio::net::TcpStream;
@@ -42,6 +43,7 @@ use tokio_util::sync::CancellationToken;
 
 use crate::backend::Backends;
 use crate::config::settings::{Limits, ListenTls, Timeouts};
+use crate::log::sample::Sampler;
 use crate::metrics::Metrics;
 use crate::proto::imap::line;
 use crate::tls::{Serving, acme};
@@ -64,6 +66,8 @@ pub struct Context {
 /// What all connections have in common, whatever configuration they began with.
 struct Shared {
     failures: failure::Sampled,
+    /// Logins that were refused as they came in a loop, or say so.
+    loops: Mutex<Sampler>,
     /// For a CA that asks.
     answers: Arc<acme::Answers>,
     /// Sessions open now.
@@ -115,6 +119,7 @@ impl Context {
         let _ = tls.config.load().crypto_provider().secure_random.fill(&mut seed);
         let shared = Shared {
             failures: failure::Sampled::default(),
+            loops: Mutex::new(Sampler::new(1)),
             answers,
             open: AtomicUsize::new(0),
             sessions: AtomicU64::new(0),
@@ -148,6 +153,12 @@ impl Context {
 
     fn ended(&self) {
         self.shared.open.fetch_sub(1, Ordering::Relaxed);
+    }
+
+    /// Whether to log that `client` says of a login that it came in a loop, and how many such lines were not logged.
+    fn on_loop(&self, client: IpAddr) -> Option<u64> {
+        let mut loops = self.shared.loops.lock().unwrap_or_else(PoisonError::into_inner);
+        loops.on(0, client, Instant::now())
     }
 
     fn next_session(&self) -> u64 {

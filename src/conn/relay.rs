@@ -418,8 +418,11 @@ impl Relay {
         now: Instant,
     ) -> Result<(), End> {
         let metrics = self.seat.metrics();
-        let mut completed =
-            |verb, took: Duration| metrics.command(verb).observe(took.as_secs_f64());
+        let mut completed = |verb, took: Duration| {
+            if let Some(metrics) = metrics {
+                metrics.command(verb).observe(took.as_secs_f64());
+            }
+        };
         if self.follow.backend(plain, &ctx.backends.repair, now.into_std(), &mut completed).is_err()
         {
             return Err(Reason::ProtocolViolation.into());

@@ -252,7 +252,13 @@ async fn identity(
             link.sees_only_the_proxy(),
         ),
         Identity::None => {
-            section.ok(Check::Identity, format!("none: it sees {} for every client", shown(met.us)));
+            let seen = format!("it sees {} for every client", shown(met.us));
+            let suffers = match product {
+                Product::Courier => "Courier counts sessions by address, and closes those beyond MAXPERIP (20 in Debian) without a word.",
+                Product::HMailServer => "After a few wrong passwords, of anybody, hMailServer bans the address that they came from.",
+                _ => return section.ok(Check::Identity, format!("none: {seen}")),
+            };
+            section.warning(Check::Identity, seen, suffers, link.sees_only_the_proxy());
         }
         Identity::ProxyV1 | Identity::ProxyV2(_) => {
             section.ok(Check::Identity, "it reads the PROXY header");

@@ -9,9 +9,10 @@
 //! Not here: the handshake (`backend::secure`), STARTTLS (`proto::imap::upgrade`).
 
 use std::fmt;
+use std::net::IpAddr;
 use std::path::PathBuf;
-use std::sync::{Arc, Mutex, PoisonError};
-use std::time::SystemTime;
+use std::sync::{Arc, Mutex};
+use std::time::{Duration, Instant, SystemTime};
 
 use arc_swap::ArcSwap;
 use aws_lc_rs::digest;
@@ -28,6 +29,9 @@ use super::facts::{self, Facts};
 use super::pairs::Stamp;
 use super::{Severity, certificate, chain, check::Finding, roots, unix};
 use crate::config::settings::{self, TlsMode, Trust};
+
+/// How often a CA file is looked at, at most.
+const LOOK_AGAIN: Duration = Duration::from_secs(1);
 
 /// Why nobody can be trusted. All of it is for the operator.
 #[derive(Debug, thiserror::Error)]
@@ -55,8 +59,13 @@ pub struct Connector {
     settings: settings::ServerTls,
     pub name: ServerName<'static>,
     config: ArcSwap<ClientConfig>,
-    /// Of the CA file when it was last looked at.
-    stamp: Mutex<Option<Stamp>>,
+    looked: Mutex<Looked>,
+}
+
+/// When the CA file was last looked at, and what it was then.
+struct Looked {
+    at: Instant,
+    stamp: Option<Stamp>,
 }
 
 /// One for each server that is spoken to in TLS, in the configuration's order, but for those that are `kept` as they are.
@@ -76,7 +85,13 @@ pub fn connectors(
             }
             Connector::new(tls, &mut system).map(Some)
         }
-        _ => Ok(None),
+        Some(_) => Ok(None),
+        None => {
+            if let Some(words) = exposed(&server.address) {
+                tracing::warn!("{words}");
+            }
+            Ok(None)
+        }
     });
     each.collect()
 }
@@ -96,7 +111,7 @@ impl Connector {
             settings: settings.clone(),
             name,
             config: ArcSwap::from_pointee(config),
-            stamp: Mutex::new(stamp),
+            looked: Mutex::new(Looked { at: Instant::now(), stamp }),
         })
     }
 
@@ -105,14 +120,18 @@ impl Connector {
         self.settings.mode == TlsMode::Implicit
     }
 
-    /// What the next handshake goes by. A CA file that has changed is read again, which costs others a `stat`; one that can't be
-    /// used is logged, once, and what was read before stays.
+    /// What the next handshake goes by. A CA file that has changed is read again; it is looked at once a second at most, and
+    /// nobody waits for whoever does. One that can't be used is logged, once, and what was read before stays.
     pub fn config(&self) -> Arc<ClientConfig> {
         let Trust::Ca(path) = &self.settings.trust else { return self.config.load_full() };
-        let mut seen = self.stamp.lock().unwrap_or_else(PoisonError::into_inner);
+        let Ok(mut looked) = self.looked.try_lock() else { return self.config.load_full() };
+        if looked.at.elapsed() < LOOK_AGAIN {
+            return self.config.load_full();
+        }
+        looked.at = Instant::now();
         let stamp = self.settings.stamp();
-        if *seen != stamp {
-            *seen = stamp;
+        if looked.stamp != stamp {
+            looked.stamp = stamp;
             let file = path.display().to_string();
             match config(&self.settings.trust, &mut None) {
                 Ok(config) => {
@@ -185,7 +204,10 @@ pub fn check(backend: &settings::Backend) -> Vec<Finding> {
     };
     let (now, mut system) = (unix(SystemTime::now()), None);
     for server in &backend.servers {
-        let Some(tls) = &server.tls else { continue };
+        let Some(tls) = &server.tls else {
+            exposed(&server.address).into_iter().for_each(|words| say(Severity::Warning, words));
+            continue;
+        };
         if let Err(error) = Connector::new(tls, &mut system) {
             say(Severity::Error, chain(&error));
         }
@@ -207,6 +229,34 @@ fn insecure(server: &settings::ServerAddress) -> String {
     format!(
         "backend.tls verify: insecure: any certificate of {server} is accepted, and whoever stands in between reads the passwords; `fingerprint` pins the one that it has"
     )
+}
+
+/// The warning for a server whose address lies on the Internet and that is spoken to in plaintext. What a name stands for is not
+/// known before it is looked up.
+fn exposed(server: &settings::ServerAddress) -> Option<String> {
+    let settings::ServerAddress::Host(at) = server else { return None };
+    at.host.parse().is_ok_and(is_public).then(|| {
+        format!(
+            "backend.servers: {server} is a public address and has no TLS: whoever stands in between reads the passwords; set `tls: starttls` or `tls: implicit`, or use a network of their own"
+        )
+    })
+}
+
+fn is_public(ip: IpAddr) -> bool {
+    match ip.to_canonical() {
+        IpAddr::V4(ip) => {
+            let shared = ip.octets()[0] == 100 && ip.octets()[1] & 0xc0 == 64; // RFC 6598
+            !(ip.is_private()
+                || ip.is_loopback()
+                || ip.is_link_local()
+                || ip.is_unspecified()
+                || ip.is_documentation()
+                || shared)
+        }
+        IpAddr::V6(ip) => {
+            ip.segments()[0] & 0xe000 == 0x2000 && ip.segments()[..2] != [0x2001, 0xdb8]
+        }
+    }
 }
 
 #[derive(Debug)]
@@ -232,10 +282,6 @@ impl ServerCertVerifier for Verifier {
         ocsp: &[u8],
         now: UnixTime,
     ) -> Result<ServerCertVerified, rustls::Error> {
-        let distrust = |words| {
-            let distrust = OtherError(Arc::new(Distrust(words)));
-            rustls::Error::InvalidCertificate(CertificateError::Other(distrust))
-        };
         match &self.judge {
             Judge::Nobody => Ok(ServerCertVerified::assertion()),
             Judge::Pin(sha256) if digest::digest(&digest::SHA256, leaf).as_ref() == sha256 => {
@@ -259,12 +305,9 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls12_signature(
-            message,
-            cert,
-            signed,
-            &self.provider.signature_verification_algorithms,
-        )
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls12_signature(message, cert, signed, algorithms)
+            .map_err(|error| unverified(error, cert))
     }
 
     fn verify_tls13_signature(
@@ -273,12 +316,9 @@ impl ServerCertVerifier for Verifier {
         cert: &CertificateDer<'_>,
         signed: &DigitallySignedStruct,
     ) -> Result<HandshakeSignatureValid, rustls::Error> {
-        verify_tls13_signature(
-            message,
-            cert,
-            signed,
-            &self.provider.signature_verification_algorithms,
-        )
+        let algorithms = &self.provider.signature_verification_algorithms;
+        verify_tls13_signature(message, cert, signed, algorithms)
+            .map_err(|error| unverified(error, cert))
     }
 
     fn supported_verify_schemes(&self) -> Vec<SignatureScheme> {
@@ -314,6 +354,33 @@ impl Distrust {
     }
 }
 
+fn distrust(words: String) -> rustls::Error {
+    let distrust = OtherError(Arc::new(Distrust(words)));
+    rustls::Error::InvalidCertificate(CertificateError::Other(distrust))
+}
+
+/// The words for a handshake whose signature can't be verified, where that is for the kind of certificate.
+fn unverified(error: rustls::Error, leaf: &CertificateDer<'_>) -> rustls::Error {
+    match Facts::of(leaf).ok().as_ref().and_then(outdated) {
+        Some(words) if matches!(error, rustls::Error::InvalidCertificate(_)) => distrust(words),
+        _ => error,
+    }
+}
+
+/// What is wrong with a certificate whose key no handshake can be verified with, whoever trusts it.
+fn outdated(facts: &Facts) -> Option<String> {
+    let what = match (facts.version, facts.weak_rsa()) {
+        (version @ ..3, _) => format!("is X.509 v{version}"),
+        (_, Some(bits)) => format!("has an RSA key of {bits} bits"),
+        _ => return None,
+    };
+    Some(format!(
+        "its certificate ({}) {what}, by which TLS of today can't verify a server, not even with `fingerprint` or `verify: insecure`; the server needs a new certificate: X.509 v3, with an ECDSA key or RSA of {} bits or more",
+        facts.subject,
+        facts::MIN_RSA_BITS
+    ))
+}
+
 fn why_not(
     error: &CertificateError,
     leaf: &CertificateDer<'_>,
@@ -322,6 +389,9 @@ fn why_not(
 ) -> String {
     use CertificateError as C;
     let Ok(facts) = Facts::of(leaf) else { return "its certificate cannot be parsed".to_owned() };
+    if let Some(words) = outdated(&facts) {
+        return words;
+    }
     let pin = format!(
         "pin it if it is the right one (backend.tls.fingerprint: \"{}\")",
         facts.fingerprint
@@ -366,4 +436,30 @@ fn other_certificate(leaf: &CertificateDer<'_>) -> String {
     format!(
         "its certificate ({subject}) is not the pinned one; if it was renewed, set backend.tls.fingerprint to \"{fingerprint}\""
     )
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_public_address_is_one_that_the_internet_reaches() {
+        for (address, expected) in [
+            ("1.1.1.1", true),
+            ("100.128.0.1", true),
+            ("2a00::1", true),
+            ("::ffff:1.1.1.1", true),
+            ("10.1.2.3", false),
+            ("172.31.0.1", false),
+            ("100.64.0.1", false),
+            ("127.0.0.2", false),
+            ("192.0.2.1", false),
+            ("fd00::1", false),
+            ("fe80::1", false),
+            ("::1", false),
+            ("2001:db8::1", false),
+        ] {
+            assert_eq!(is_public(address.parse().expect("an address")), expected, "{address}");
+        }
+    }
 }

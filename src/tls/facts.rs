@@ -38,6 +38,8 @@ pub struct Facts {
     pub rsa_bits: Option<usize>,
     pub signature: String,
     pub weak_signature: bool,
+    /// Of X.509: 3 but for certificates of old, which have no extensions and which nobody reads any more.
+    pub version: u32,
     pub is_ca: bool,
     /// It has an extended key usage, and that leaves servers out.
     pub not_for_servers: bool,
@@ -105,6 +107,7 @@ impl Facts {
             rsa_bits,
             signature,
             weak_signature,
+            version: parsed.version().0.saturating_add(1),
             is_ca: parsed.is_ca(),
             not_for_servers: usage
                 .is_some_and(|usage| !usage.value.server_auth && !usage.value.any),

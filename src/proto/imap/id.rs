@@ -4,16 +4,22 @@
 //! Dovecot and others take `x-originating-ip`, `x-session-id`, `x-forward-*` and more from an address that
 //! they trust, and behind us every client comes from such an address. So no key that begins with `x-` ever
 //! goes on. One is read: `x-proxy-ttl`, how many proxies there may still be, since whoever lies about it can only cut
-//! himself off. Limits (RFC 2971 §3.3): 30 pairs, keys of 30 octets, values of 1024; written, [`MAX_LINE`].
+//! himself off; where it was said, one less goes on, so that a loop through several kinds of proxies ends. Limits (RFC 2971 §3.3): 30 pairs, keys of 30 octets, values of 1024; written, [`MAX_STRING`] and [`MAX_LINE`],
+//! since what is too long for a server would end its connection with us, and a client must not be able to do that.
 //! Not here: what we say of a client ([`super::introduction`]).
 
 use super::command::{Error, Reader};
+use super::introduction::hops_after;
 
 const MAX_PAIRS: usize = 30;
 const MAX_KEY: usize = 30;
 const MAX_VALUE: usize = 1024;
-/// Longest line that is written: Dovecot's login process reads 8192 bytes. Pairs that do not fit are left out.
-const MAX_LINE: usize = 8000;
+/// Longest quoted string that every server reads, as it is written, its quotes apart: Dovecot's login process says BYE to one
+/// of more than 1 KiB.
+pub(super) const MAX_STRING: usize = 1000;
+/// Longest line that is written: Dovecot's login process reads 8192 bytes, and what it read has to fit, with the login, into one
+/// line of 8192 to its authentication process. Pairs that do not fit are left out.
+const MAX_LINE: usize = 4096;
 
 /// What we answer: who sits in between, without a version that a scanner could use.
 pub const OURS: &[u8] = b"* ID (\"name\" \"imaps-proxy\")\r\n";
@@ -52,7 +58,10 @@ impl Fields {
             }
             if key.eq_ignore_ascii_case(b"x-proxy-ttl") {
                 fields.proxy_ttl = value.as_deref().and_then(number).or(fields.proxy_ttl);
-            } else if may_pass(&key) && quotable(&key) && value.as_deref().is_none_or(quotable) {
+            } else if may_pass(&key)
+                && fits_quoted(&key)
+                && value.as_deref().is_none_or(fits_quoted)
+            {
                 fields.pairs.push((key, value));
             }
         }
@@ -63,7 +72,7 @@ impl Fields {
 
     /// No field goes on.
     pub fn is_empty(&self) -> bool {
-        self.pairs.is_empty()
+        self.pairs.is_empty() && self.proxy_ttl.is_none()
     }
 
     /// How many proxies there may still be, ourselves included, if the client is one that says so.
@@ -74,6 +83,11 @@ impl Fields {
     /// Appends `tag ID (…)` as the backend gets it.
     pub fn write(&self, tag: &[u8], out: &mut Vec<u8>) {
         let mut list = List::begin(tag, out);
+        if self.proxy_ttl.is_some()
+            && let Some(hops) = hops_after(self.proxy_ttl)
+        {
+            list.pair(b"x-proxy-ttl", Some(hops.to_string().as_bytes()));
+        }
         list.fields(self);
         list.end();
     }
@@ -145,10 +159,20 @@ pub(crate) fn quotable(text: &[u8]) -> bool {
     text.iter().all(|byte| (b' '..0x7f).contains(byte))
 }
 
+/// Whether every IMAP server takes `text` as a quoted string, however many of its bytes have to be escaped.
+pub(super) fn fits_quoted(text: &[u8]) -> bool {
+    quotable(text)
+        && text.len() + text.iter().filter(|byte| is_escaped(**byte)).count() <= MAX_STRING
+}
+
+fn is_escaped(byte: u8) -> bool {
+    matches!(byte, b'"' | b'\\')
+}
+
 pub(crate) fn write_quoted(text: &[u8], out: &mut Vec<u8>) {
     out.push(b'"');
     for &byte in text {
-        if matches!(byte, b'"' | b'\\') {
+        if is_escaped(byte) {
             out.push(b'\\');
         }
         out.push(byte);
@@ -184,29 +208,47 @@ mod tests {
 
     #[test]
     fn of_what_a_backend_would_believe_only_the_time_to_live_is_read() {
-        for (value, expected) in [
-            ("\"3\"", Some(3)),
-            ("{1+}\r\n0", Some(0)),
-            ("\"99999999999\"", Some(u32::MAX)),
-            ("\"\"", None),
-            ("\"+3\"", None),
-            ("\"-1\"", None),
-            ("NIL", None),
+        for (value, expected, passed) in [
+            ("\"3\"", Some(3), Some(2)),
+            ("{1+}\r\n0", Some(0), None),
+            ("\"99999999999\"", Some(u32::MAX), Some(6)),
+            ("\"\"", None, None),
+            ("\"+3\"", None, None),
+            ("\"-1\"", None, None),
+            ("NIL", None, None),
         ] {
             let id = format!("(\"name\" \"x\" \"X-Proxy-TTL\" {value})");
             let ttl = Fields::parse(id.as_bytes()).map(|fields| fields.proxy_ttl());
             assert_eq!(ttl, Ok(expected), "{value}");
-            assert_eq!(passed_on(id.as_bytes()).as_deref(), Ok("P0 ID (\"name\" \"x\")\r\n"));
+            let passed = passed.map(|ttl| format!("\"x-proxy-ttl\" \"{ttl}\" "));
+            let id_then = format!("P0 ID ({}\"name\" \"x\")\r\n", passed.unwrap_or_default());
+            assert_eq!(passed_on(id.as_bytes()), Ok(id_then));
         }
     }
 
     #[test]
     fn a_list_that_no_login_process_reads_gets_shorter() {
-        let value = "v".repeat(MAX_VALUE);
+        let value = "v".repeat(MAX_STRING);
         let pairs: Vec<String> = (0..MAX_PAIRS).map(|n| format!("\"k{n}\" \"{value}\"")).collect();
         let out = passed_on(format!("({})", pairs.join(" ")).as_bytes()).expect("a list");
         assert!(out.starts_with("P0 ID (\"k0\" \"v") && out.ends_with("v\")\r\n"));
-        assert!((7000..=MAX_LINE + 3).contains(&out.len()), "{}", out.len());
+        assert!((3000..=MAX_LINE + 3).contains(&out.len()), "{}", out.len());
+    }
+
+    #[test]
+    fn a_string_that_is_too_long_as_it_is_written_is_left_out() {
+        for (value, passes) in [
+            ("v".repeat(MAX_STRING), true),
+            ("v".repeat(MAX_STRING + 1), false),
+            ("\\\"".repeat(MAX_STRING / 2), true),
+            ("\\\"".repeat(MAX_STRING / 2 + 1), false),
+            ("\\\\".repeat(MAX_VALUE), false),
+        ] {
+            let id = format!("(\"name\" \"{value}\" \"os\" \"x\")");
+            let out = passed_on(id.as_bytes()).expect("a list");
+            assert_eq!(out.contains("name"), passes, "{} bytes", value.len());
+            assert!(out.ends_with("\"os\" \"x\")\r\n"), "the others stay");
+        }
     }
 
     #[test]

@@ -34,6 +34,9 @@ pub const MAX_ROUNDS: usize = 8;
 /// Bytes that a backend may say before its tagged result, SASL messages apart.
 pub const MAX_RESPONSES: usize = 64 * 1024;
 
+/// Bytes of credentials that every backend reads; Dovecot closes the connection at some more than this.
+const LONG: usize = 1000;
+
 /// What happens next.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Step {
@@ -107,6 +110,8 @@ pub struct Exchange<'a> {
     scanner: response::Scanner,
     responses: usize,
     rounds: usize,
+    /// Bytes of credentials that the client has sent.
+    said: usize,
     user: Option<Vec<u8>>,
 }
 
@@ -135,6 +140,12 @@ impl<'a> Exchange<'a> {
             scanner: response::Scanner::default(),
             responses: 0,
             rounds,
+            said: match &login.method {
+                Method::Login { user, password } => user.len() + password.expose().len(),
+                Method::Authenticate { initial, .. } => {
+                    initial.as_ref().map_or(0, |text| text.expose().len())
+                }
+            },
             user,
         }
     }
@@ -146,6 +157,11 @@ impl<'a> Exchange<'a> {
     /// Who wants to log in, as far as it was said in clear.
     pub fn user(&self) -> Option<&[u8]> {
         self.user.as_deref()
+    }
+
+    /// Whether the client has said more than [`LONG`], so that a backend that broke off may have done so for that.
+    pub fn is_long(&self) -> bool {
+        self.said > LONG
     }
 
     /// After the greeting of a backend that reads `dialect`; `id` is what the client told of itself.
@@ -215,6 +231,7 @@ impl<'a> Exchange<'a> {
             self.user =
                 self.user.take().or_else(|| self.mechanism.user(self.rounds, message.expose()));
             self.rounds += 1;
+            self.said += line.len();
             to_backend.reserve(line.len() + 2); // a buffer that grows leaves copies behind
             to_backend.extend_from_slice(line);
             to_backend.extend_from_slice(b"\r\n");
@@ -376,7 +393,7 @@ impl<'a> Exchange<'a> {
 
     /// Writes one string of LOGIN; where a literal has to wait for `+`, `part` is put by and begun anew.
     fn argument(&mut self, text: &[u8], part: &mut Vec<u8>) {
-        if id::quotable(text) && text.len() <= 1024 {
+        if id::fits_quoted(text) {
             return id::write_quoted(text, part);
         }
         if text.len() <= self.dialect.non_synchronising {

@@ -94,6 +94,23 @@ fn login_is_written_in_the_form_that_the_backend_reads() {
 }
 
 #[test]
+fn what_takes_too_much_room_in_quotes_goes_as_a_literal() {
+    for (password, quoted) in
+        [("p".repeat(1000), true), ("p".repeat(1001), false), ("\"".repeat(501), false)]
+    {
+        let command = format!("a LOGIN u {{{}+}}\r\n{password}\r\n", password.len());
+        let written = if quoted {
+            format!("P1 LOGIN \"u\" \"{password}\"\r\n")
+        } else {
+            format!("P1 LOGIN \"u\" {{{}+}}\r\n{password}\r\n", password.len())
+        };
+        let modern = MODERN.strip_suffix(b" ID").expect("suffix");
+        let script: &[(&str, &[u8])] = &[("B", b"P1 OK hi\r\n")];
+        always(command.as_bytes(), modern, script, &written, "a OK hi\r\n", OK);
+    }
+}
+
+#[test]
 fn the_clients_id_goes_first_without_what_would_be_believed() {
     let script: &[(&str, &[u8])] = &[("B", b"* ID NIL\r\nP1 OK ID\r\n"), ("B", b"P1 OK hi\r\n")];
     always(
