@@ -15,18 +15,21 @@ WORKDIR /build
 # shared objects.
 ENV RUSTFLAGS="-C target-feature=+crt-static"
 
-# The dependencies on their own layer, built from the manifest and an empty crate: a change in src/ does not
-# compile them again.
+# The dependencies on their own layer, built from the manifests and empty crates: a change in a source file does
+# not compile them again.
 COPY Cargo.toml Cargo.lock build.rs ./
+COPY crates/legacy-imap/Cargo.toml crates/legacy-imap/
 COPY .cargo .cargo
-RUN mkdir -p src benches/peers && echo 'fn main() {}' > src/main.rs && touch src/lib.rs benches/components.rs benches/peers/main.rs \
+RUN mkdir -p src benches/peers crates/legacy-imap/src \
+    && touch src/lib.rs benches/components.rs benches/peers/main.rs crates/legacy-imap/src/lib.rs \
+    && echo 'fn main() {}' > src/main.rs \
     && cargo build --release --locked --bin imaps-proxy --target "$(rustc --print host-tuple)" \
-    && rm -r src benches
+    && rm -r src benches crates
 
 # .dockerignore lets through only what the build reads. The empty crate is newer than the sources, which keep
 # their own times, so cargo has to be told that they changed.
 COPY . .
-RUN touch src/main.rs src/lib.rs \
+RUN touch src/main.rs src/lib.rs crates/*/src/lib.rs \
     && cargo build --release --locked --bin imaps-proxy --target "$(rustc --print host-tuple)" \
     && install -D "target/$(rustc --print host-tuple)/release/imaps-proxy" /image/imaps-proxy \
     && install -D -m 0644 config/container.yaml /image/etc/imaps-proxy/config.yaml \

@@ -25,6 +25,4 @@ pub mod log;
 
 pub mod doctor;
 
-pub mod demo;
-
 pub mod version;

@@ -3,7 +3,7 @@
 //! In: the options. Out: a running proxy, and on standard output what was started and what to try. The
 //! commands that it prints work as pasted; the certificate's CA is kept between runs, so that a mail
 //! client that trusts it goes on doing so.
-//! Not here: the embedded server (`crate::demo`), the proxy (`crate::server`).
+//! Not here: the embedded server (`legacy_imap`), the proxy (`crate::server`).
 
 use std::fs::DirBuilder;
 use std::io;
@@ -11,11 +11,11 @@ use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::os::unix::fs::DirBuilderExt;
 use std::path::{Path, PathBuf};
 
+use legacy_imap::Server;
 use tokio_util::sync::CancellationToken;
 
 use super::Error;
 use crate::config::settings::Settings;
-use crate::demo::Server;
 use crate::tls::{certificate, facts};
 use crate::{config, log, server};
 

@@ -241,7 +241,7 @@ pub async fn respond(
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::parse::Piece;
+    use crate::parse::Piece;
 
     fn items(text: &str) -> Result<Vec<Item>, Error> {
         let mut args = Args::new(vec![Piece::Line(text.into())]);

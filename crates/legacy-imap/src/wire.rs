@@ -273,7 +273,7 @@ fn names_append(line: &[u8]) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::mailbox::Store;
+    use crate::mailbox::Store;
 
     #[tokio::test]
     async fn literals_are_collected_wherever_the_stream_is_cut() {

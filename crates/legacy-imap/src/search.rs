@@ -221,8 +221,8 @@ impl<'a> Candidate<'a> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::parse::Piece;
-    use crate::demo::sample;
+    use crate::parse::Piece;
+    use crate::sample;
 
     fn search(text: &str) -> Result<Vec<u32>, Error> {
         let store = Store::new();

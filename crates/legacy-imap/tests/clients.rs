@@ -7,7 +7,7 @@ use std::net::{Ipv4Addr, SocketAddr};
 use std::path::Path;
 use std::process::Command;
 
-use imaps_proxy::demo::Server;
+use legacy_imap::Server;
 use tokio::runtime::Runtime;
 use tokio::task::JoinHandle;
 use tokio_util::sync::CancellationToken;
@@ -77,7 +77,7 @@ fn curl_lists_fetches_searches_and_appends() {
 fn imaplib_finds_everything_as_it_should_be() {
     let demo = Demo::start();
     let mut python = Command::new("python3");
-    python.arg("tests/clients/demo_server.py").arg(demo.address.port().to_string());
+    python.arg("tests/session.py").arg(demo.address.port().to_string());
     output("python3", &mut python);
 }
 

@@ -9,7 +9,8 @@
 //! Limits: [`MAX_SESSIONS`] sessions; a line of 64 KiB and a message of 25 MB ([`wire`]); 256 MiB of
 //! mail, 20 000 messages, 500 mailboxes ([`mailbox`]); 60 s to log in, 30 min of silence after it
 //! ([`session`]). Nothing is written to disk: mail lasts as long as the process.
-//! Not here: the proxy. Nothing in the crate's data path uses this module.
+//! Not here: the proxy. It depends on this crate for its command `demo`, and for nothing else.
+#![forbid(unsafe_code)]
 
 mod date;
 

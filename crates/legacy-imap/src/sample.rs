@@ -343,7 +343,7 @@ One copy of \"Caf=E9 Europa\" is on its way.
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::demo::message::{Content, Part};
+    use crate::message::{Content, Part};
 
     #[test]
     fn samples_are_what_the_header_of_this_file_says() {

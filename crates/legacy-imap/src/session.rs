@@ -315,7 +315,7 @@ mod tests {
     use tokio_util::sync::CancellationToken;
 
     use super::*;
-    use crate::demo::sample;
+    use crate::sample;
 
     /// Everything that the server says to `input`, up to the end of the session.
     fn talk(input: &[u8]) -> String {
