@@ -1,15 +1,16 @@
 //! Builds everything from Settings; owns start, reload and drain.
 //!
-//! Start: certificates, listeners, then the accept loops and the tasks that keep the backends known. SIGHUP: another
-//! configuration ([`reload`]). Stop, on SIGTERM or SIGINT: readiness goes 503, listeners close, sessions are told BYE, what is
-//! left after `timeouts.drain` is closed; a second signal ends it at once.
+//! Start: certificates, listeners, then the accept loops and the tasks that keep the backends
+//! known. SIGHUP: another configuration ([`reload`]). Stop, on SIGTERM, SIGINT or SIGQUIT
+//! ([`signals`]): readiness goes 503, listeners close, sessions are told BYE, what is left after
+//! `timeouts.drain` is closed; a second signal ends it at once.
 
 use std::io;
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
-use tokio::signal::unix::{Signal, SignalKind, signal};
+use tokio::signal::unix::{SignalKind, signal};
 use tokio::sync::Notify;
 use tokio::task::JoinHandle;
 use tokio::time::timeout;
@@ -24,6 +25,9 @@ use crate::metrics::Metrics;
 use crate::tls::reload::{self as certificates, Keeper, Occasion};
 use crate::tls::{self, acme};
 use listeners::Listeners;
+use signals::Signals;
+
+mod signals;
 
 mod listeners;
 
@@ -91,6 +95,7 @@ pub async fn run(
             }
         }
     };
+    signals.ignore("SIGHUP", hangup);
     running.stop(name, &mut signals).await;
     Ok(())
 }
@@ -259,8 +264,6 @@ fn fit_descriptors(settings: &Settings) -> (Limits, Option<String>) {
         // Refused, it stays as it is.
         let _ = setrlimit(Resource::Nofile, raised);
     }
-    // No core file: it would hold keys and passwords.
-    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
     let limits = settings.limits;
     let Some(descriptors) = getrlimit(Resource::Nofile).current else { return (limits, None) };
     let reserved = match settings.tls.acme.as_ref().map(|acme| &acme.challenge) {
@@ -278,26 +281,4 @@ fn fit_descriptors(settings: &Settings) -> (Limits, Option<String>) {
         limits.connections
     );
     (Limits { connections: fit, ..limits }, Some(warning))
-}
-
-/// SIGTERM and SIGINT.
-struct Signals {
-    terminate: Signal,
-    interrupt: Signal,
-}
-
-impl Signals {
-    fn new() -> io::Result<Self> {
-        Ok(Self {
-            terminate: signal(SignalKind::terminate())?,
-            interrupt: signal(SignalKind::interrupt())?,
-        })
-    }
-
-    async fn next(&mut self) -> &'static str {
-        tokio::select! {
-            _ = self.terminate.recv() => "SIGTERM",
-            _ = self.interrupt.recv() => "SIGINT",
-        }
-    }
 }

@@ -445,3 +445,12 @@ fn descriptors_are_given_back_whatever_happens() {
     backend.wait_for_connections(0);
     proxy.stop();
 }
+
+#[test]
+fn no_core_file_is_ever_written() {
+    let backend = FakeBackend::plain();
+    let proxy = Proxy::start(&backend, "");
+    let none = Some(("0".to_owned(), "0".to_owned()));
+    assert_eq!(proxy.limit("Max core file size"), none);
+    proxy.stop();
+}

@@ -60,7 +60,12 @@ pub fn pss(root: u32) -> u64 {
 }
 
 fn pss_of(pid: u32) -> Option<u64> {
-    let rollup = fs::read_to_string(format!("/proc/{pid}/smaps_rollup")).ok()?;
+    let rollup = match fs::read_to_string(format!("/proc/{pid}/smaps_rollup")) {
+        Err(error) if error.kind() == std::io::ErrorKind::PermissionDenied => {
+            panic!("only root can measure a process that is not dumpable")
+        }
+        rollup => rollup.ok()?,
+    };
     let line = rollup.lines().find(|line| line.starts_with("Pss:"))?;
     Some(line.split_ascii_whitespace().nth(1)?.parse::<u64>().ok()? * 1024)
 }

@@ -47,7 +47,7 @@ pub struct Args {
     pub dir: Option<PathBuf>,
 }
 
-/// Runs until SIGINT or SIGTERM.
+/// Runs until SIGINT, SIGTERM or SIGQUIT.
 ///
 /// # Errors
 /// [`Error::Failed`]: an address is taken, or the directory cannot be used.

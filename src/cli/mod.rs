@@ -23,6 +23,7 @@ use std::io::{self, Write};
 use std::path::PathBuf;
 
 use clap::{Args, Parser, Subcommand};
+use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
 use crate::{config, version};
 
@@ -72,11 +73,12 @@ Environment:
   any other           as ${NAME} or ${NAME:-default} inside a value of the configuration
 
 Signals:
-  SIGTERM, SIGINT     stop: no new sessions, those that run are told BYE within timeouts.drain;
-                      the second one ends it at once
+  SIGTERM, SIGINT,    stop: no new sessions, those that run are told BYE within timeouts.drain;
+  SIGQUIT             the second one ends it at once
   SIGHUP              read the configuration again, as a whole or not at all, then certificates,
                       ticket keys, client CAs and revocation lists; take a certificate that is
-                      worse than the one before. Sessions that run keep what they began with";
+                      worse than the one before. Sessions that run keep what they began with
+  SIGUSR1, SIGUSR2    logged and ignored: a recipe for another program does no harm";
 
 /// The whole command line.
 #[derive(Debug, Parser)]
@@ -190,6 +192,7 @@ fn count(number: usize, noun: &str) -> String {
 /// # Errors
 /// What the command returns.
 pub fn run(cli: &Cli) -> Result<(), Error> {
+    hide_memory();
     match &cli.command {
         Command::Run(args) => run::run(args),
         Command::Demo(args) => demo::run(args),
@@ -199,6 +202,14 @@ pub fn run(cli: &Cli) -> Result<(), Error> {
         Command::Schema(args) => schema::run(args),
         Command::Health(args) => health::run(args),
     }
+}
+
+/// Keys and passwords are in memory: no core file holds them, and no other process of this user
+/// reads them. The limit alone would not do, since a program to which the system pipes core dumps
+/// gets them in spite of it (core(5)). Where the system refuses, nothing more can be done.
+fn hide_memory() {
+    let _ = setrlimit(Resource::Core, Rlimit { current: Some(0), maximum: Some(0) });
+    let _ = set_dumpable_behavior(DumpableBehavior::NotDumpable);
 }
 
 /// Writes what a command was asked for to standard output.
@@ -238,6 +249,16 @@ mod tests {
         let error = Error::failed(Outer(io::Error::other("in use")));
         assert_eq!(error.to_string(), "cannot listen on 127.0.0.1:993: in use");
         assert_eq!(error.exit_code(), 1);
+    }
+
+    #[test]
+    fn nobody_gets_a_core_file_and_nobody_else_reads_the_memory() {
+        let before = rustix::process::dumpable_behavior().unwrap();
+        hide_memory();
+        let after = rustix::process::dumpable_behavior().unwrap();
+        set_dumpable_behavior(before).unwrap(); // other tests may share the process
+        assert_eq!(after, DumpableBehavior::NotDumpable);
+        assert_eq!(rustix::process::getrlimit(Resource::Core).current, Some(0));
     }
 
     #[test]

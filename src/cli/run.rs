@@ -12,10 +12,10 @@ const CUT: Duration = Duration::from_secs(1);
 
 /// Run the proxy in the foreground
 ///
-/// Stays until SIGTERM or SIGINT; then no new sessions are taken and those that run are told BYE within
-/// timeouts.drain. A second signal ends it at once. SIGHUP has the configuration read again: as a whole
-/// or, if it does not load, not at all; sessions that run keep what they began with. The log goes to
-/// standard output.
+/// Stays until SIGTERM, SIGINT or SIGQUIT; then no new sessions are taken and those that run are
+/// told BYE within timeouts.drain. A second signal ends it at once. SIGHUP has the configuration
+/// read again: as a whole or, if it does not load, not at all; sessions that run keep what they
+/// began with. The log goes to standard output.
 ///
 /// Exit code 0: stopped as asked. 1: it could not start or go on (a port in use, say). 2: the
 /// configuration is wrong; `imaps-proxy check` says the same without starting anything.

@@ -125,9 +125,17 @@ impl Process {
         }
     }
 
-    /// Open descriptors.
-    pub fn fd_count(&self) -> usize {
-        fs::read_dir(format!("/proc/{}/fd", self.pid())).expect("it runs").count()
+    /// Open descriptors; `None` where only root may look.
+    pub fn fd_count(&self) -> Option<usize> {
+        Some(fs::read_dir(format!("/proc/{}/fd", self.pid())).ok()?.count())
+    }
+
+    /// As the kernel tells everybody, such as `Max core file size`; soft and hard.
+    pub fn limit(&self, name: &str) -> Option<(String, String)> {
+        let limits = fs::read_to_string(format!("/proc/{}/limits", self.pid())).expect("it runs");
+        let line = limits.lines().find_map(|line| line.strip_prefix(name))?;
+        let mut words = line.split_whitespace().map(str::to_owned);
+        Some((words.next()?, words.next()?))
     }
 
     /// Resident memory in bytes.

@@ -391,7 +391,15 @@ impl<'a> Proxy<'a> {
     }
 
     pub fn fd_count(&self) -> usize {
-        self.process().fd_count()
+        let seen = self.process().fd_count();
+        // Others can't look at a process that is not dumpable, which tells it all the same.
+        #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "a handful")]
+        seen.unwrap_or_else(|| self.metric("process_open_fds") as usize)
+    }
+
+    /// A limit of the process, soft and hard.
+    pub fn limit(&self, name: &str) -> Option<(String, String)> {
+        self.process().limit(name)
     }
 
     pub fn rss(&self) -> u64 {
