@@ -13,6 +13,8 @@ pub mod conn;
 
 pub mod proto;
 
+pub mod crypto;
+
 pub mod backend;
 
 pub mod tls;

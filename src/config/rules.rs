@@ -13,7 +13,6 @@ use super::mistakes::{Mark, Mistakes};
 use super::read::{At, Tried};
 use super::settings::{self, ListenTls, Settings};
 use super::values::{ClientAuthMode, OnOff};
-use crate::tls::policy;
 
 /// The settings, or `None` and at least one recorded mistake.
 pub fn apply(file: &File, mistakes: &mut Mistakes) -> Option<Settings> {
@@ -75,7 +74,7 @@ fn tls(At { mark, value }: &At<file::Tls>, mistakes: &mut Mistakes) -> settings:
     let acme = value.acme.as_ref().and_then(|tried| tried.0.as_ref());
     let acme = acme.and_then(|section| acme_settings(section, *mark, mistakes));
     let defaults = settings::Tls::with(certificates);
-    let versions = policy::versions(value.min_version);
+    let versions = value.min_version.versions();
     let cipher_suites = value.cipher_suites.as_ref().map_or(defaults.cipher_suites, |list| {
         let all: Vec<_> = list.value.0.iter().filter_map(|tried| Some(tried.0?.0)).collect();
         if all.len() == list.value.0.len() {

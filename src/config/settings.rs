@@ -10,10 +10,10 @@ use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
-use rustls::SupportedCipherSuite;
 use rustls::crypto::SupportedKxGroup;
+use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 
-use crate::tls::policy;
+use crate::crypto;
 
 /// Everything that `run` needs. One value, immutable, shared by all.
 #[derive(Clone, Debug)]
@@ -75,8 +75,8 @@ impl Tls {
             acme: None,
             unknown_name: UnknownName::Default,
             min_version: MinVersion::Tls12,
-            cipher_suites: policy::default_suites(),
-            groups: policy::default_groups(),
+            cipher_suites: crypto::default_suites(),
+            groups: crypto::default_groups(),
             tickets: Tickets::default(),
             client_auth: None,
         }
@@ -181,6 +181,18 @@ pub struct ExternalAccount {
 pub enum MinVersion {
     Tls12,
     Tls13,
+}
+
+impl MinVersion {
+    /// Every version that is spoken, best first.
+    pub fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
+        static BOTH: [&SupportedProtocolVersion; 2] =
+            [&rustls::version::TLS13, &rustls::version::TLS12];
+        match self {
+            Self::Tls12 => &BOTH,
+            Self::Tls13 => &BOTH[..1],
+        }
+    }
 }
 
 #[derive(Clone, Debug)]

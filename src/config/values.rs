@@ -19,7 +19,7 @@ use super::settings::{
     CertificateFiles, CertificateSource, ListenTls, LogFormat, MinVersion, UnknownName,
 };
 use super::yaml::{Kind, Node};
-use crate::tls::policy;
+use crate::crypto;
 
 /// Describes a type to the JSON Schema in place, without a name of its own.
 macro_rules! schema {
@@ -193,12 +193,12 @@ impl Read for Suite {
     const EXPECTED: &'static str = "a cipher suite such as TLS13_AES_128_GCM_SHA256";
 
     fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
-        scalar(node, mistakes, |text| named(text, "cipher suite", &policy::suites()).map(Self))
+        scalar(node, mistakes, |text| named(text, "cipher suite", &crypto::suites()).map(Self))
     }
 }
 
 schema!([] Suite, _generator => {
-    worded(&policy::suites().iter().map(|(name, _)| *name).collect::<Vec<_>>())
+    worded(&crypto::suites().iter().map(|(name, _)| *name).collect::<Vec<_>>())
 });
 
 /// A group for the key exchange by its name.
@@ -209,12 +209,12 @@ impl Read for Group {
     const EXPECTED: &'static str = "a group such as X25519MLKEM768";
 
     fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
-        scalar(node, mistakes, |text| named(text, "group", &policy::groups()).map(Self))
+        scalar(node, mistakes, |text| named(text, "group", &crypto::groups()).map(Self))
     }
 }
 
 schema!([] Group, _generator => {
-    worded(&policy::groups().iter().map(|(name, _)| *name).collect::<Vec<_>>())
+    worded(&crypto::groups().iter().map(|(name, _)| *name).collect::<Vec<_>>())
 });
 
 /// Looks a name up; upper and lower case are one.

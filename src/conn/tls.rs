@@ -25,11 +25,11 @@ use super::client::{Client, LAST_WORDS, linger};
 use super::close::{Reason, Session};
 use super::failure::{Failed, Failure, Offer, PLAINTEXT_BYE};
 use super::socket::Unsent;
+use crate::crypto;
 use crate::metrics::Phase;
 use crate::proto::client_hello::{Foreign, Look, Reader, Version};
 use crate::proto::record::Records;
 use crate::tls::client_auth::{Identity, Refusal};
-use crate::tls::policy;
 
 /// What TLS adds to a record at most, with room to spare (RFC 8446 §5.2: 256 bytes).
 const RECORD_OVERHEAD: usize = 256;
@@ -283,7 +283,7 @@ impl Handshake {
 
     /// As OpenSSL names it, whose names other programs know.
     pub fn openssl_cipher(&self) -> Option<&'static str> {
-        self.cipher.and_then(policy::openssl_name)
+        self.cipher.and_then(crypto::openssl_name)
     }
 
     /// `none` for a resumed TLS 1.2 session.

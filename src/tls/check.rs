@@ -10,11 +10,10 @@ use rustls::SupportedCipherSuite;
 
 use super::certificate::Pair;
 use super::complaints::{Complaint, Grade, complaints};
+use super::config::provider;
 use super::directory::Dir;
 use super::pairs::Source as _;
-use super::{
-    acme, certificate, chain, client_auth, key_mode, policy, self_signed, store, tickets, unix,
-};
+use super::{acme, certificate, chain, client_auth, key_mode, self_signed, store, tickets, unix};
 use crate::config::settings::{self, CertificateFiles, CertificateSource, MinVersion};
 
 /// How bad a [`Finding`] is.
@@ -74,7 +73,7 @@ pub(super) fn check_at(settings: &settings::Tls, now: i64) -> Vec<Finding> {
     }
     tickets::check(&settings.tickets, &mut say);
     if let Some(wanted) = &settings.client_auth {
-        client_auth::check(wanted, &Arc::new(policy::provider(settings)), now, &mut say);
+        client_auth::check(wanted, &Arc::new(provider(settings)), now, &mut say);
     }
     findings
 }

@@ -11,14 +11,14 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
-use rustls::crypto::CryptoProvider;
+use rustls::crypto::{CryptoProvider, aws_lc_rs};
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
+use rustls::{ServerConfig, SupportedCipherSuite};
 
+use super::Error;
 use super::client_auth::{self, ClientAuth};
 use super::names::Names;
 use super::tickets::{self, Tickets};
-use super::{Error, policy};
 use crate::config::settings;
 
 /// Tickets of a TLS 1.3 handshake, each good for one connection (RFC 8446 §C.4: a ticket that is used twice ties the two
@@ -85,7 +85,7 @@ impl Configured {
         before: Option<&Self>,
         now: SystemTime,
     ) -> Result<(Self, Arc<Serving>, Fresh), Error> {
-        let provider = Arc::new(policy::provider(settings));
+        let provider = Arc::new(provider(settings));
         let tickets = match before {
             Some(before) if before.settings.tickets == settings.tickets => before.tickets.clone(),
             _ => Tickets::new(&settings.tickets, now)?,
@@ -159,7 +159,7 @@ impl Configured {
             None => WebPkiClientVerifier::no_client_auth(),
         };
         let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
-            .with_protocol_versions(policy::versions(self.settings.min_version))?
+            .with_protocol_versions(self.settings.min_version.versions())?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::clone(&self.names) as Arc<dyn ResolvesServerCert>);
         config.alpn_protocols = vec![b"imap".to_vec()];
@@ -180,5 +180,19 @@ impl Configured {
         config.enable_secret_extraction = true;
         debug_assert_eq!(config.max_early_data_size, 0, "0-RTT can be replayed (RFC 9325 §3.10)");
         Ok(Arc::new(config))
+    }
+}
+
+/// The cryptography as configured: suites of the versions that are spoken.
+pub fn provider(settings: &settings::Tls) -> CryptoProvider {
+    let versions = settings.min_version.versions();
+    let is_spoken = |suite: &SupportedCipherSuite| {
+        versions.iter().any(|one| one.version == suite.version().version)
+    };
+    let spoken = settings.cipher_suites.iter().copied().filter(is_spoken).collect();
+    CryptoProvider {
+        cipher_suites: spoken,
+        kx_groups: settings.groups.clone(),
+        ..aws_lc_rs::default_provider()
     }
 }

@@ -42,8 +42,6 @@ pub mod store;
 
 pub mod names;
 
-pub mod policy;
-
 pub mod tickets;
 
 pub mod client_auth;

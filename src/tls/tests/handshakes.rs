@@ -168,7 +168,7 @@ fn versions_group_and_tickets_are_as_promised() {
 }
 
 fn named(wanted: &str) -> rustls::SupportedCipherSuite {
-    policy::suites().into_iter().find(|(name, _)| *name == wanted).expect(wanted).1
+    crate::crypto::suites().into_iter().find(|(name, _)| *name == wanted).expect(wanted).1
 }
 
 #[test]
@@ -196,7 +196,8 @@ fn suites_and_groups_are_spoken_as_configured() {
     let dir = TempDir::new().unwrap();
     let suites =
         [named("TLS_CHACHA20_POLY1305_SHA256"), named("TLS_ECDHE_ECDSA_WITH_AES_128_GCM_SHA256")];
-    let group = policy::groups().into_iter().find(|(name, _)| *name == "secp384r1").unwrap().1;
+    let group =
+        crate::crypto::groups().into_iter().find(|(name, _)| *name == "secp384r1").unwrap().1;
     let settings = settings::Tls {
         cipher_suites: suites.to_vec(),
         groups: vec![group],

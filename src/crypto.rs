@@ -1,15 +1,13 @@
-//! Which versions, cipher suites and groups there are and are spoken, by name.
+//! Which cipher suites and groups there are, by name, and which are spoken by default.
 //!
-//! In: [`settings::Tls`]. Out: the provider for rustls. All that rustls has is AEAD with forward secrecy
-//! (RFC 9325 §4.2), so whatever an operator names is safe; the choice is between speed, taste and rules of others.
-//! Names are those of rustls, which log and metrics show too; for TLS 1.3 suites IANA's name (`TLS_AES_…`, where
-//! rustls says `TLS13_AES_…`) is understood as well.
-//! Not here: combinations that cannot work (`config::rules`).
+//! All that rustls has is AEAD with forward secrecy (RFC 9325 §4.2), so whatever an operator names is
+//! safe; the choice is between speed, taste and rules of others. Names are those of rustls, which log
+//! and metrics show too. For TLS 1.3 suites IANA's name (`TLS_AES_…`, where rustls says `TLS13_AES_…`)
+//! is understood as well.
+//! Not here: combinations that cannot work (`config::rules`), the provider (`tls::config`).
 
-use rustls::crypto::{CryptoProvider, SupportedKxGroup, aws_lc_rs};
-use rustls::{CipherSuite, SupportedCipherSuite, SupportedProtocolVersion};
-
-use crate::config::settings::{self, MinVersion};
+use rustls::crypto::{SupportedKxGroup, aws_lc_rs};
+use rustls::{CipherSuite, SupportedCipherSuite};
 
 /// Every suite under each of its names, best first.
 pub fn suites() -> Vec<(&'static str, SupportedCipherSuite)> {
@@ -73,30 +71,6 @@ pub fn default_suites() -> Vec<SupportedCipherSuite> {
 /// The hybrid of X25519 and ML-KEM first, so that what is recorded today stays secret.
 pub fn default_groups() -> Vec<&'static dyn SupportedKxGroup> {
     aws_lc_rs::default_provider().kx_groups
-}
-
-/// Best first.
-pub fn versions(min: MinVersion) -> &'static [&'static SupportedProtocolVersion] {
-    static BOTH: [&SupportedProtocolVersion; 2] =
-        [&rustls::version::TLS13, &rustls::version::TLS12];
-    match min {
-        MinVersion::Tls12 => &BOTH,
-        MinVersion::Tls13 => &BOTH[..1],
-    }
-}
-
-/// The cryptography as configured: suites of the versions that are spoken.
-pub fn provider(settings: &settings::Tls) -> CryptoProvider {
-    let versions = versions(settings.min_version);
-    let is_spoken = |suite: &SupportedCipherSuite| {
-        versions.iter().any(|one| one.version == suite.version().version)
-    };
-    let spoken = settings.cipher_suites.iter().copied().filter(is_spoken).collect();
-    CryptoProvider {
-        cipher_suites: spoken,
-        kx_groups: settings.groups.clone(),
-        ..aws_lc_rs::default_provider()
-    }
 }
 
 #[cfg(test)]
