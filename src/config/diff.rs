@@ -7,13 +7,13 @@
 use std::fmt::Display;
 use std::path::PathBuf;
 
-use super::amounts::duration_text;
+use super::duration_text;
+use super::read::Word as _;
 use super::settings::{
     Acme, Backend, Capabilities, CertificateSource, Challenge, ClientAuth, ExternalAccount, Health,
     Identity, Limits, Listen, ListenTls, Log, Metrics, SelfSigned, Server, ServerState, ServerTls,
     Settings, Tickets, Timeouts, Tls, Trust,
 };
-use super::values::Word as _;
 
 /// Every key that differs.
 pub fn changes(old: &Settings, new: &Settings) -> Vec<String> {

@@ -3,18 +3,24 @@
 //! Every key of the file is a field here and nowhere else; its documentation is what the JSON Schema
 //! says about it, its default is written as in the file. `config/imaps-proxy.yaml` shows them all
 //! at work and is held against this by a test. The rest of the crate sees only [`super::Settings`].
-//! Not here: rules across keys (`rules`), how a value is written (`values`).
+//! Not here: rules across keys (`rules`), how a value is written (`value`).
 
-use super::acme::{ChallengeKind, Contact, DirectoryUrl, Flag, Token};
-use super::addresses::{CertificateName, ListenAddress, Network};
-use super::amounts::{Count, Idle, Size, Span};
-use super::backend::{BackendTls, Fingerprint, IdentityKind, Verify};
-use super::read::{At, Several, Tried, section};
+use schemars::json_schema;
+
+use super::read::{At, Read, Several, Tried, schema, section, word, worded};
 use super::settings::{
-    Balance, CertificateSource, ListenTls, LogFormat, MinVersion, ProxyTlvs, ServerAddress,
-    ServerState, TlsMode, UnknownName,
+    Balance, CertificateFiles, CertificateSource, ListenTls, LogFormat, MinVersion, ProxyTlvs,
+    ServerAddress, ServerState, TlsMode, UnknownName,
 };
-use super::values::{Capability, ClientAuthMode, FilePath, Group, Level, OnOff, Suite};
+use super::text::mistake::Mistakes;
+use super::text::yaml::{Kind, Node};
+use super::value::address::{ListenAddress, Network};
+use super::value::amount::{Count, Idle, Size, Span};
+use super::value::name::{
+    Capability, CertificateName, Contact, DirectoryUrl, Fingerprint, Group, Suite, Token,
+};
+use super::value::path::FilePath;
+use super::value::word::{ChallengeKind, ClientAuthMode, Flag, IdentityKind, Level, OnOff, Verify};
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
@@ -331,3 +337,63 @@ section! {
         pub format: LogFormat = "text",
     }
 }
+
+/// One item of `tls.certificates`: a pair or a directory, not both and not half of it.
+impl Read for CertificateSource {
+    const EXPECTED: &'static str = Certificates::EXPECTED;
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        let before = mistakes.count();
+        let keys = Certificates::read(node, mistakes)?;
+        if mistakes.count() > before {
+            return None; // one mistake, one message
+        }
+        let what = match (keys.cert, keys.key, keys.dir) {
+            (Some(FilePath(cert)), Some(FilePath(key)), None) => {
+                return Some(Self::Pair(CertificateFiles { cert, key }));
+            }
+            (None, None, Some(FilePath(dir))) => return Some(Self::Dir(dir)),
+            (None, None, None) => format!("expected {}", Self::EXPECTED),
+            (Some(_), None, None) => {
+                "missing key `key`: the private key that belongs to `cert`".to_owned()
+            }
+            (None, Some(_), None) => {
+                "missing key `cert`: the certificate that belongs to `key`".to_owned()
+            }
+            (_, _, Some(_)) => {
+                "`dir` stands alone; give `cert` and `key` an item of their own".to_owned()
+            }
+        };
+        mistakes.add(node.mark, what);
+        None
+    }
+}
+
+schema!([] CertificateSource, generator => Certificates::json_schema(generator));
+
+/// TLS to a server: a word, or a section whose `mode` is that word.
+#[derive(Debug)]
+pub enum BackendTls {
+    Word(TlsMode),
+    Section(ServerTls),
+}
+
+const MODES: [&str; 3] = ["none", "starttls", "implicit"];
+
+impl Read for BackendTls {
+    const EXPECTED: &'static str = "none, starttls, implicit or a section with `mode`";
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        match node.kind {
+            Kind::Map(_) => ServerTls::read(node, mistakes).map(Self::Section),
+            _ => {
+                let modes = [TlsMode::None, TlsMode::StartTls, TlsMode::Implicit];
+                word(node, mistakes, &MODES, &modes).map(Self::Word)
+            }
+        }
+    }
+}
+
+schema!([] BackendTls, generator => {
+    json_schema!({ "anyOf": [worded(&MODES), ServerTls::json_schema(generator)] })
+});

@@ -3,10 +3,9 @@
 //! In: the path of a file, and the environment. Out: settings in which everything is possible, or
 //! every mistake with its line, its column and what would be right. [`load`] is the way in, [`parse`] that for a text.
 //!
-//! The way of a file: `yaml` (text to tree), `env` (variables into scalars), `read` with `file`,
-//! `values`, `amounts`, `addresses` and `acme` (tree to sections), `rules` (what concerns several values; sections to
-//! settings).
-//! Nothing gives up at a mistake; `mistakes` collects them and prints them.
+//! The way of a file: `text` (text to tree, variables into scalars), `read` with `value` and `file`
+//! (tree to sections), `rules` (what concerns several values; sections to settings).
+//! Nothing gives up at a mistake; `text::mistake` collects them and prints them.
 //! Limits: a file of [`MAX_LEN`] bytes; aliases are refused, so the tree is no larger than the file.
 //! Not here: what the named files hold (`tls::check`); reloading (`server`).
 
@@ -14,27 +13,15 @@ pub mod settings;
 
 pub mod diff;
 
-mod file;
-
-mod rules;
-
-mod values;
-
-mod amounts;
-
-mod addresses;
-
-mod acme;
-
-mod backend;
+mod text;
 
 mod read;
 
-mod env;
+mod value;
 
-mod yaml;
+mod file;
 
-mod mistakes;
+mod rules;
 
 mod schema;
 
@@ -43,14 +30,15 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
-pub use amounts::duration_text;
-pub use env::Lookup;
-pub use mistakes::{Invalid, Mark, Mistake};
 pub use schema::schema;
 pub use settings::Settings;
+pub use text::env::Lookup;
+pub use text::mistake::{Invalid, Mark, Mistake};
+pub use value::amount::duration_text;
 
-use mistakes::Mistakes;
 use read::Read as _;
+use text::mistake::Mistakes;
+use text::{env, yaml};
 
 /// Bytes in a configuration file. A real one has a few thousand.
 pub const MAX_LEN: usize = 1 << 20;

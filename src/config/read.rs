@@ -9,8 +9,10 @@
 //! (a default, a list without the bad item) it is taken, so that later rules see as much as
 //! possible; with a mistake recorded, none of it becomes [`super::Settings`].
 
-use super::mistakes::{Mark, Mistakes, shown};
-use super::yaml::{Entry, Kind, Node};
+use schemars::{JsonSchema, Schema, json_schema};
+
+use super::text::mistake::{Mark, Mistakes, shown};
+use super::text::yaml::{Entry, Kind, Node};
 
 /// A value that can stand in the file.
 pub trait Read: Sized {
@@ -239,6 +241,82 @@ pub fn one_of(words: &[&str]) -> String {
     }
 }
 
+/// Reads one of a few words.
+pub fn word<T: Read + Clone>(
+    node: &Node,
+    mistakes: &mut Mistakes,
+    words: &[&'static str],
+    values: &[T],
+) -> Option<T> {
+    scalar(node, mistakes, |text| {
+        if let Some(index) = words.iter().position(|word| *word == text) {
+            return Ok(values[index].clone());
+        }
+        let near = nearest(text, words).filter(|_| words.len() > 2); // two are seen at a glance
+        let near = near.map(|near| format!(", the nearest is `{near}`"));
+        let (all, near) = (one_of(words), near.unwrap_or_default());
+        Err(format!("expected {all}, found {}{near}", node.found()))
+    })
+}
+
+/// A text that matches `pattern`, or holds a variable.
+pub fn patterned(pattern: &str) -> Schema {
+    json_schema!({ "type": "string", "pattern": format!(r"^({pattern})$|\$\{{") })
+}
+
+/// One of `words`, or a text that holds a variable.
+pub fn worded(words: &[&str]) -> Schema {
+    json_schema!({ "anyOf": [{ "enum": words }, { "type": "string", "pattern": r"\$\{" }] })
+}
+
+/// A type that is one of a few words.
+pub trait Word {
+    /// As it is written.
+    fn word(&self) -> &'static str;
+}
+
+/// Describes a type to the JSON Schema in place, without a name of its own.
+macro_rules! schema {
+    ([$($generics:tt)*] $type:ty, $generator:ident => $schema:expr) => {
+        impl<$($generics)*> schemars::JsonSchema for $type {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($type).into()
+            }
+
+            fn json_schema($generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                $schema
+            }
+        }
+    };
+}
+pub(super) use schema;
+
+/// Describes a type that is one of a few words.
+macro_rules! words {
+    ($type:ident is $expected:literal { $($word:literal => $value:ident),+ }) => {
+        impl Read for $type {
+            const EXPECTED: &'static str = $expected;
+
+            fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+                $crate::config::read::word(node, mistakes, &[$($word),+], &[$(Self::$value),+])
+            }
+        }
+
+        impl $crate::config::read::Word for $type {
+            fn word(&self) -> &'static str {
+                match self { $(Self::$value => $word),+ }
+            }
+        }
+
+        schema!([] $type, _generator => $crate::config::read::worded(&[$($word),+]));
+    };
+}
+pub(super) use words;
+
 /// Declares a section: a struct with [`Read`] and `schemars::JsonSchema`. A field is a key; what
 /// follows `=` is its default, as it would stand in the file.
 macro_rules! section {
@@ -260,8 +338,8 @@ macro_rules! section {
             const EMPTY_IS_ABSENT: bool = true;
 
             fn read(
-                node: &$crate::config::yaml::Node,
-                mistakes: &mut $crate::config::mistakes::Mistakes,
+                node: &$crate::config::text::yaml::Node,
+                mistakes: &mut $crate::config::text::mistake::Mistakes,
             ) -> Option<Self> {
                 use $crate::config::read::Section;
                 let known = [$(stringify!($key)),+];
@@ -285,3 +363,11 @@ macro_rules! section {
     (@default $default:literal) => { Some($default.to_string()) };
 }
 pub(super) use section;
+
+schema!([T: JsonSchema] At<T>, generator => T::json_schema(generator));
+
+schema!([T: JsonSchema] Tried<T>, generator => T::json_schema(generator));
+
+schema!([T: JsonSchema] Several<T>, generator => {
+    json_schema!({ "type": "array", "items": T::json_schema(generator), "minItems": 1 })
+});

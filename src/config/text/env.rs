@@ -6,7 +6,7 @@
 //! default ends at the first `}`. What was put in is not expanded again. `$$` is a `$`; a `$` before
 //! anything else stands for itself. Keys are never expanded.
 
-use super::mistakes::{Mistakes, shown};
+use super::mistake::{Mistakes, shown};
 use super::yaml::{Kind, Node};
 
 /// Where variables are looked up: `std::env::var` in production, a table in tests.

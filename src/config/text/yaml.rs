@@ -3,7 +3,7 @@
 //! In: the text of a file. Out: [`Node`], or the one mistake that makes it no YAML. Only the part of
 //! YAML that a configuration needs is taken: one document of mappings, lists and scalars. Anchors,
 //! aliases and tags are refused, so the tree is never larger than the text and means what it
-//! shows. A scalar stays text: what it stands for is decided by whoever reads it (`read`, `values`).
+//! shows. A scalar stays text: what it stands for is decided by whoever reads it (`read`, `value`).
 //! Limits: [`MAX_DEPTH`] levels; the length of the text is bounded by the caller.
 //! Invariant: the keys of one mapping differ. A repeated key is a mistake, not the last one wins.
 //! Not here: environment variables (`env`), keys and their types (`file`).
@@ -13,7 +13,7 @@ use std::rc::Rc;
 
 use saphyr_parser::{Event, Marker, Parser, ScalarStyle, ScanError, Span, StrInput};
 
-use super::mistakes::{Mark, Mistakes, shown};
+use super::mistake::{Mark, Mistakes, shown};
 
 /// How deep lists and sections may be nested. The configuration itself needs five levels.
 const MAX_DEPTH: usize = 32;

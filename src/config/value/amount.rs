@@ -1,16 +1,14 @@
 //! Values that are so many of something: durations, sizes, numbers.
 //!
-//! Each carries its bounds in its type and describes itself to the JSON Schema, as in `values`.
+//! Each carries its bounds in its type and describes itself to the JSON Schema, as every kind does.
 
-use std::borrow::Cow;
 use std::time::Duration;
 
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
+use schemars::json_schema;
 
-use super::mistakes::{Mistakes, shown};
-use super::read::{Read, scalar};
-use super::values::{patterned, schema};
-use super::yaml::Node;
+use crate::config::read::{Read, patterned, scalar, schema};
+use crate::config::text::mistake::{Mistakes, shown};
+use crate::config::text::yaml::Node;
 
 /// A time span between `MIN` and `MAX` milliseconds: `500ms`, `30s`, `5m`, `24h`, `1h30m`.
 #[derive(Clone, Copy, Debug)]

@@ -1,19 +1,15 @@
 //! Where to listen, whom to dial, what a certificate is good for.
 //!
-//! Nothing is looked up: a name is only checked for its form. As in `values`, every type describes
+//! Nothing is looked up: a name is only checked for its form. As everywhere in `value`, a type describes
 //! itself to the JSON Schema.
 
-use std::borrow::Cow;
 use std::net::{IpAddr, SocketAddr};
 
+use crate::config::read::{Read, patterned, scalar, schema};
+use crate::config::settings::{HostPort, ServerAddress};
+use crate::config::text::mistake::Mistakes;
+use crate::config::text::yaml::{Kind, Node};
 use ipnet::{IpNet, Ipv4Net};
-use schemars::{JsonSchema, Schema, SchemaGenerator, json_schema};
-
-use super::mistakes::Mistakes;
-use super::read::{Read, scalar};
-use super::settings::{HostPort, ServerAddress};
-use super::values::{patterned, schema};
-use super::yaml::{Kind, Node};
 
 /// Where to listen: an IP address and a port.
 #[derive(Clone, Copy, Debug)]
@@ -167,7 +163,7 @@ fn host_port(text: &str) -> Result<HostPort, &'static str> {
 
 /// Letters, digits, hyphens and underscores between dots; the last label is no number, for then it
 /// would be an address with a mistake in it.
-fn is_dns_name(text: &str) -> bool {
+pub(super) fn is_dns_name(text: &str) -> bool {
     let text = text.strip_suffix('.').unwrap_or(text);
     let label = |label: &str| {
         (1..=63).contains(&label.len())
@@ -179,26 +175,15 @@ fn is_dns_name(text: &str) -> bool {
     text.len() <= 253 && text.split('.').all(label) && !last.bytes().all(|b| b.is_ascii_digit())
 }
 
-/// A name in a certificate: a DNS name, perhaps with `*` as its first label, or an IP address.
-#[derive(Clone, Debug)]
-pub struct CertificateName(pub String);
-
-impl Read for CertificateName {
-    const EXPECTED: &'static str = "a DNS name or an IP address";
-
-    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
-        scalar(node, mistakes, |text| {
-            let base = text.strip_prefix("*.").filter(|base| base.contains('.')).unwrap_or(text);
-            if text.parse::<IpAddr>().is_ok() || is_dns_name(base) {
-                return Ok(Self(text.to_owned()));
-            }
-            let why = if text.is_ascii() { "" } else { "; write the name in its xn-- form" };
-            Err(format!("expected {}, found {}{why}", Self::EXPECTED, node.found()))
-        })
-    }
+/// `[::]` takes IPv4 as well.
+pub fn collide(a: SocketAddr, b: SocketAddr) -> bool {
+    let covers = |wide: IpAddr, ip: IpAddr| match wide {
+        IpAddr::V6(wide) => wide.is_unspecified(),
+        IpAddr::V4(wide) => wide.is_unspecified() && ip.is_ipv4(),
+    };
+    let (one, two) = (a.ip(), b.ip());
+    a.port() == b.port() && a.port() != 0 && (one == two || covers(one, two) || covers(two, one))
 }
-
-schema!([] CertificateName, _generator => json_schema!({ "type": "string", "minLength": 1 }));
 
 #[cfg(test)]
 mod tests {
@@ -254,6 +239,25 @@ mod tests {
             "user@host:143",
         ] {
             assert!(host_port(text).is_err(), "{text}");
+        }
+    }
+
+    #[test]
+    fn addresses_that_cannot_both_be_opened_collide() {
+        for (a, b, expected) in [
+            ("127.0.0.1:993", "127.0.0.1:993", true),
+            ("127.0.0.1:993", "127.0.0.2:993", false),
+            ("127.0.0.1:993", "127.0.0.1:994", false),
+            ("127.0.0.1:0", "127.0.0.1:0", false),
+            ("0.0.0.0:993", "127.0.0.1:993", true),
+            ("0.0.0.0:993", "[::1]:993", false),
+            ("[::]:993", "127.0.0.1:993", true),
+            ("[::]:993", "0.0.0.0:993", true),
+            ("[::]:993", "[::1]:993", true),
+        ] {
+            let (a, b) = (a.parse().unwrap(), b.parse().unwrap());
+            assert_eq!(collide(a, b), expected, "{a} {b}");
+            assert_eq!(collide(b, a), expected, "{b} {a}");
         }
     }
 }

@@ -96,7 +96,7 @@ pub struct Invalid {
     /// How many more there are that were only counted.
     pub dropped: usize,
     /// The section `tls`, as far as it could be read: its files can still be looked at.
-    pub tls: Option<super::settings::Tls>,
+    pub tls: Option<crate::config::settings::Tls>,
 }
 
 impl Invalid {

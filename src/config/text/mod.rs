@@ -1,0 +1,7 @@
+//! From the text of a file to a tree, with a place for everything that is wrong in it.
+
+pub mod mistake;
+
+pub mod yaml;
+
+pub mod env;

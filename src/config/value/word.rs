@@ -1,0 +1,150 @@
+//! Values that are one of a few words.
+
+use schemars::{JsonSchema, json_schema};
+
+use crate::config::read::{Read, patterned, schema, word, worded, words};
+use crate::config::settings::{
+    Balance, ListenTls, LogFormat, MinVersion, ProxyTlvs, ServerState, TlsMode, UnknownName,
+};
+use crate::config::text::mistake::Mistakes;
+use crate::config::text::yaml::{Kind, Node};
+
+/// Whether something is so.
+#[derive(Clone, Copy, Debug)]
+pub struct Flag(pub bool);
+
+const FLAGS: [&str; 2] = ["true", "false"];
+
+impl Read for Flag {
+    const EXPECTED: &'static str = "true or false";
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        word(node, mistakes, &FLAGS, &[Self(true), Self(false)])
+    }
+}
+
+schema!([] Flag, _generator => json_schema!({ "anyOf": [
+    { "type": "boolean" },
+    patterned("true|false"),
+]}));
+
+words!(MinVersion is r#""1.2" or "1.3""# { "1.2" => Tls12, "1.3" => Tls13 });
+
+words!(ListenTls is "implicit or starttls" { "implicit" => Implicit, "starttls" => StartTls });
+
+words!(UnknownName is "default or refuse" { "default" => Default, "refuse" => Refuse });
+
+/// `tls.client_auth.mode`
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ClientAuthMode {
+    Optional,
+    Required,
+}
+
+words!(ClientAuthMode is "optional or required" { "optional" => Optional, "required" => Required });
+
+/// `log.level`
+#[derive(Clone, Copy, Debug)]
+pub struct Level(pub tracing::Level);
+
+const LEVELS: [&str; 5] = ["error", "warn", "info", "debug", "trace"];
+
+impl Read for Level {
+    const EXPECTED: &'static str = "one of error, warn, info, debug and trace";
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        use tracing::Level as L;
+        let values = [L::ERROR, L::WARN, L::INFO, L::DEBUG, L::TRACE].map(Self);
+        word(node, mistakes, &LEVELS, &values)
+    }
+}
+
+schema!([] Level, _generator => worded(&LEVELS));
+
+words!(LogFormat is "text or json" { "text" => Text, "json" => Json });
+
+/// How a server is told who the client is.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum IdentityKind {
+    None,
+    ProxyV1,
+    ProxyV2,
+    DovecotId,
+    Transparent,
+}
+
+words!(IdentityKind is "a way to tell a server who the client is" {
+    "none" => None, "proxy-v1" => ProxyV1, "proxy-v2" => ProxyV2, "dovecot-id" => DovecotId,
+    "transparent" => Transparent
+});
+
+words!(ProxyTlvs is "the kind of server that reads the PROXY header" {
+    "generic" => Generic, "dovecot-2.4" => Dovecot24, "dovecot-2.3" => Dovecot23, "cyrus" => Cyrus,
+    "stalwart" => Stalwart
+});
+
+words!(Balance is "a way to choose among servers" {
+    "first" => First, "round-robin" => RoundRobin, "least-sessions" => LeastSessions,
+    "source-hash" => SourceHash
+});
+
+words!(ServerState is "active, drain or down" {
+    "active" => Active, "drain" => Drain, "down" => Down
+});
+
+words!(TlsMode is "none, starttls or implicit" {
+    "none" => None, "starttls" => StartTls, "implicit" => Implicit
+});
+
+/// Whether a server's certificate is looked at.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Verify {
+    Full,
+    Insecure,
+}
+
+words!(Verify is "full or insecure" { "full" => Full, "insecure" => Insecure });
+
+/// How a CA is shown that a name is ours (RFC 8555 §8, RFC 8737).
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ChallengeKind {
+    Http01,
+    TlsAlpn01,
+    Dns01,
+}
+
+words!(ChallengeKind is "http-01, tls-alpn-01 or dns-01" { "http-01" => Http01, "tls-alpn-01" => TlsAlpn01, "dns-01" => Dns01 });
+
+/// Something that is on as it comes, off, or on in the way that a section describes.
+#[derive(Debug)]
+pub enum OnOff<T> {
+    On,
+    Off,
+    Section(T),
+}
+
+impl<T: Read> Read for OnOff<T> {
+    const EXPECTED: &'static str = "on, off or a section";
+    const EMPTY_IS_ABSENT: bool = true;
+
+    fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
+        if matches!(node.kind, Kind::Map(_)) {
+            return T::read(node, mistakes).map(Self::Section);
+        }
+        match &node.kind {
+            Kind::Scalar(text) if text == "on" => return Some(Self::On),
+            Kind::Scalar(text) if text == "off" => return Some(Self::Off),
+            Kind::Broken => {}
+            _ => {
+                let (section, found) = (T::EXPECTED, node.found());
+                mistakes
+                    .add(node.mark, format!("expected `on`, `off` or {section}, found {found}"));
+            }
+        }
+        None
+    }
+}
+
+schema!([T: JsonSchema] OnOff<T>, generator => {
+    json_schema!({ "anyOf": [worded(&["on", "off"]), T::json_schema(generator)] })
+});
