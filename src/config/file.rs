@@ -7,7 +7,7 @@
 
 use schemars::json_schema;
 
-use super::read::{At, Read, Several, Tried, schema, section, word, worded};
+use super::read::{Lenient, NonEmpty, Read, Spanned, schema, section, word, worded};
 use super::settings::{
     Balance, CertificateFiles, CertificateSource, ListenTls, LogFormat, MinVersion, ProxyTlvs,
     ServerAddress, ServerState, TlsMode, UnknownName,
@@ -34,11 +34,11 @@ section! {
     /// `${NAME:-default}` inside a value read the environment.
     pub struct File is "the sections of a configuration" {
         /// Where mail clients are served.
-        pub listen: Tried<Several<Listen>>,
+        pub listen: Lenient<NonEmpty<Listen>>,
         /// Certificates and versions for the side of the mail clients.
-        pub tls: Tried<At<Tls>>,
+        pub tls: Lenient<Spanned<Tls>>,
         /// The plaintext IMAP servers behind the proxy.
-        pub backend: Tried<Backend>,
+        pub backend: Lenient<Backend>,
         /// How much at most.
         pub limits: Limits,
         /// How long at most. A duration is a number with a unit: ms, s, m, h or d.
@@ -55,7 +55,7 @@ section! {
     pub struct Listen is "a listener with `address`" {
         /// IP address and port, in quotes. `"[::]:993"` serves IPv6 and IPv4, `"0.0.0.0:993"` IPv4
         /// only. With port 0 the system chooses one.
-        pub address: At<ListenAddress>,
+        pub address: Spanned<ListenAddress>,
         /// When TLS begins: with the first byte (implicit, port 993) or at STARTTLS (starttls, port 143), before
         /// which nobody can log in.
         pub tls: ListenTls = "implicit",
@@ -74,11 +74,11 @@ section! {
     pub struct Tls is "a section with `certificates`, `acme` or `self_signed`" {
         /// Certificates and their keys, chosen by the name that a client asks for. The first is
         /// served to clients that name no server.
-        pub certificates: Option<Tried<Several<CertificateSource>>>,
+        pub certificates: Option<Lenient<NonEmpty<CertificateSource>>>,
         /// A certificate that the proxy makes, signed by a CA that it makes too.
-        pub self_signed: Option<Tried<SelfSigned>>,
+        pub self_signed: Option<Lenient<SelfSigned>>,
         /// A certificate that the proxy orders from a CA by ACME, and renews.
-        pub acme: Option<Tried<Acme>>,
+        pub acme: Option<Lenient<Acme>>,
         /// For a client that asks for a name which no certificate has: `default`, the first
         /// certificate, or `refuse`, alert 112 (unrecognized_name).
         pub unknown_name: UnknownName = "default",
@@ -86,16 +86,16 @@ section! {
         pub min_version: MinVersion = "1.2",
         /// Cipher suites, best first. Without this key all that there are, AES-128 first; none of
         /// them is weak.
-        pub cipher_suites: Option<At<Several<Tried<Suite>>>>,
+        pub cipher_suites: Option<Spanned<NonEmpty<Lenient<Suite>>>>,
         /// Groups for the key exchange, best first. Without this key X25519MLKEM768, X25519,
         /// secp256r1 and secp384r1.
-        pub groups: Option<At<Several<Tried<Group>>>>,
+        pub groups: Option<Spanned<NonEmpty<Lenient<Group>>>>,
         /// Session tickets, with which a client that comes back skips most of the handshake: "on", with
         /// keys that live in memory; "off"; or `key_files`, for keys that other proxies and the next
         /// start know as well.
         pub tickets: OnOff<TicketKeys> = "on",
         /// Asks mail clients for a certificate. Without this section none is asked for.
-        pub client_auth: Option<Tried<ClientAuth>>,
+        pub client_auth: Option<Lenient<ClientAuth>>,
     }
 }
 
@@ -104,7 +104,7 @@ section! {
     pub struct TicketKeys is "a section with `key_files`" {
         /// 48 or 80 random bytes each (`openssl rand 80`), or lines of base64. The first key of all
         /// seals tickets, each of them opens them. Nobody else should be able to read them.
-        pub key_files: Several<FilePath>,
+        pub key_files: NonEmpty<FilePath>,
     }
 }
 
@@ -140,7 +140,7 @@ section! {
     /// What to make, and where it is kept for the next start.
     pub struct SelfSigned is "a section with `names` and `dir`" {
         /// DNS names and IP addresses under which people reach the proxy.
-        pub names: Several<CertificateName>,
+        pub names: NonEmpty<CertificateName>,
         /// A directory that the proxy may write: CA, certificate and their keys.
         pub dir: FilePath,
     }
@@ -153,17 +153,17 @@ section! {
         /// The CA's directory (RFC 8555 §7.1.1).
         pub directory: DirectoryUrl = "https://acme-v02.api.letsencrypt.org/directory",
         /// Whether you agree to the terms of service of that CA; it must be true.
-        pub terms_agreed: At<Flag>,
+        pub terms_agreed: Spanned<Flag>,
         /// Where the CA reaches you, told when the account is made: `mailto:` addresses.
         pub contact: Vec<Contact>,
         /// DNS names, all in one certificate. One with `*` as its first label needs dns-01.
-        pub names: Several<At<CertificateName>>,
+        pub names: NonEmpty<Spanned<CertificateName>>,
         /// How the CA is shown that the names are ours: http-01, dns-01, or tls-alpn-01, for which the CA
         /// asks on port 443 of every name: forward that port to any listener with implicit TLS.
         pub challenge: ChallengeKind = "http-01",
         /// For http-01: where its requests arrive. The CA asks on port 80 of every name; forward that
         /// port, or just the path /.well-known/acme-challenge/, to another address if you like.
-        pub http_address: At<ListenAddress> = "[::]:80",
+        pub http_address: Spanned<ListenAddress> = "[::]:80",
         /// For dns-01: a program that is run with `present` or `cleanup`, the name of a TXT record
         /// and its value, and that ends when the record is (or need no longer be) visible.
         pub dns_hook: Option<FilePath>,
@@ -192,7 +192,7 @@ section! {
     /// Which servers, and what is said to them and about them.
     pub struct Backend is "a section with `servers`" {
         /// The servers; of a name, every address is used.
-        pub servers: Several<Server>,
+        pub servers: NonEmpty<Server>,
         /// Which server a new session goes to: the first that works (first), each in its turn
         /// (round-robin), the one with the fewest sessions (least-sessions), or always the same one for
         /// a client address (source-hash).
@@ -200,12 +200,12 @@ section! {
         /// How a server is told who the client is: not at all (none), by a PROXY header (proxy-v1,
         /// proxy-v2), by an ID command that Dovecot believes from `login_trusted_networks`
         /// (dovecot-id), or by the client's own address as source (transparent). It must expect it.
-        pub identity: At<IdentityKind> = "none",
+        pub identity: Spanned<IdentityKind> = "none",
         /// What a `proxy-v2` header holds besides the addresses: what that kind of server understands.
         /// Default generic: nothing.
-        pub proxy_tlvs: Option<At<ProxyTlvs>>,
+        pub proxy_tlvs: Option<Spanned<ProxyTlvs>>,
         /// TLS to the servers: none, starttls, implicit, or a section with `mode` and whom to trust.
-        pub tls: At<BackendTls> = "none",
+        pub tls: Spanned<BackendTls> = "none",
         /// How servers are watched.
         pub health: Health,
         /// How long a client waits while no server works or has room, before it is told so. From 0s to 1m.
@@ -223,7 +223,7 @@ section! {
         /// Host name or IP address, and port: `legacy-imap:143`, `192.0.2.7:143` or
         /// `"[2001:db8::7]:143"`; a service in DNS: `_imap._tcp.example.org`; or a Unix socket:
         /// `unix:/run/imap.sock`.
-        pub address: At<ServerAddress>,
+        pub address: Spanned<ServerAddress>,
         /// Its share of the sessions beside the others. From 1 to 256.
         pub weight: Count<1, 256> = 1,
         /// In use (active), no new sessions (drain), or neither these nor health checks (down).
@@ -231,11 +231,11 @@ section! {
         /// Sessions at one time. From 1 to 1000000. Default: no limit but `limits.connections`.
         pub max_sessions: Option<Count<1, 1_000_000>>,
         /// See `backend.identity`.
-        pub identity: Option<At<IdentityKind>>,
+        pub identity: Option<Spanned<IdentityKind>>,
         /// See `backend.proxy_tlvs`.
-        pub proxy_tlvs: Option<At<ProxyTlvs>>,
+        pub proxy_tlvs: Option<Spanned<ProxyTlvs>>,
         /// See `backend.tls`.
-        pub tls: Option<At<BackendTls>>,
+        pub tls: Option<Spanned<BackendTls>>,
     }
 }
 
@@ -275,7 +275,7 @@ section! {
         /// the login.
         pub hide: Vec<Capability>,
         /// Added to what mail clients see, even if no server announces it.
-        pub add: Vec<At<Capability>>,
+        pub add: Vec<Spanned<Capability>>,
     }
 }
 
@@ -324,7 +324,7 @@ section! {
     /// Answers /metrics, /healthz and /readyz.
     pub struct Metrics is "a section with `address`" {
         /// IP address and port, in quotes. Harmless to expose: no user and no client address appears.
-        pub address: At<ListenAddress>,
+        pub address: Spanned<ListenAddress>,
     }
 }
 

@@ -168,7 +168,7 @@ fn tls_files(root: &yaml::Node) -> Option<settings::Tls> {
     let yaml::Kind::Map(entries) = &root.kind else { return None };
     let section = entries.iter().find(|entry| &*entry.key == "tls")?;
     let mut mistakes = Mistakes::default();
-    rules::files(&read::At::read(&section.value, &mut mistakes)?)
+    rules::files(&read::Spanned::read(&section.value, &mut mistakes)?)
 }
 
 /// The most likely reason for a line that is no YAML.

@@ -54,12 +54,12 @@ pub fn scalar<T: Read>(
 
 /// A value and where it stands, for rules that concern more than one value.
 #[derive(Clone, Debug)]
-pub struct At<T> {
+pub struct Spanned<T> {
     pub mark: Mark,
     pub value: T,
 }
 
-impl<T: Read> Read for At<T> {
+impl<T: Read> Read for Spanned<T> {
     const EXPECTED: &'static str = T::EXPECTED;
     const EMPTY_IS_ABSENT: bool = T::EMPTY_IS_ABSENT;
 
@@ -84,9 +84,9 @@ impl<T: Read> Read for Option<T> {
 /// A value whose mistakes do not keep what stands beside it from being looked at; after one it is
 /// `None`.
 #[derive(Debug)]
-pub struct Tried<T>(pub Option<T>);
+pub struct Lenient<T>(pub Option<T>);
 
-impl<T: Read> Read for Tried<T> {
+impl<T: Read> Read for Lenient<T> {
     const EXPECTED: &'static str = T::EXPECTED;
     const EMPTY_IS_ABSENT: bool = T::EMPTY_IS_ABSENT;
 
@@ -126,9 +126,9 @@ impl<T: Read> Read for Vec<T> {
 
 /// A list with at least one item, after the mistakes are sorted out.
 #[derive(Debug)]
-pub struct Several<T>(pub Vec<T>);
+pub struct NonEmpty<T>(pub Vec<T>);
 
-impl<T: Read> Read for Several<T> {
+impl<T: Read> Read for NonEmpty<T> {
     const EXPECTED: &'static str = "a list with at least one item";
     const EMPTY_IS_ABSENT: bool = true;
 
@@ -364,10 +364,10 @@ macro_rules! section {
 }
 pub(super) use section;
 
-schema!([T: JsonSchema] At<T>, generator => T::json_schema(generator));
+schema!([T: JsonSchema] Spanned<T>, generator => T::json_schema(generator));
 
-schema!([T: JsonSchema] Tried<T>, generator => T::json_schema(generator));
+schema!([T: JsonSchema] Lenient<T>, generator => T::json_schema(generator));
 
-schema!([T: JsonSchema] Several<T>, generator => {
+schema!([T: JsonSchema] NonEmpty<T>, generator => {
     json_schema!({ "type": "array", "items": T::json_schema(generator), "minItems": 1 })
 });

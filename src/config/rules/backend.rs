@@ -5,7 +5,7 @@ use std::collections::HashMap;
 use std::collections::hash_map::Entry;
 
 use crate::config::file::{self, BackendTls};
-use crate::config::read::At;
+use crate::config::read::Spanned;
 use crate::config::settings::{self, HostPort, ProxyTlvs, ServerAddress, TlsMode};
 use crate::config::text::mistake::Mistakes;
 use crate::config::value::name::Fingerprint;
@@ -15,7 +15,7 @@ use crate::proto::imap::capability::always_removed;
 /// The settings of the section.
 pub fn apply(section: &file::Backend, mistakes: &mut Mistakes) -> settings::Backend {
     let hide = &section.capabilities.hide;
-    for At { mark, value } in &section.capabilities.add {
+    for Spanned { mark, value } in &section.capabilities.add {
         let name = &value.0;
         if always_removed(name.as_bytes()) {
             let what = format!("`{name}` cannot work behind this proxy, which always removes it");
@@ -45,7 +45,7 @@ pub fn apply(section: &file::Backend, mistakes: &mut Mistakes) -> settings::Back
 /// One server is listed once: its series, its health and its `max_sessions` go by its address.
 fn twins(servers: &[file::Server], mistakes: &mut Mistakes) {
     let mut lines = HashMap::new();
-    for At { mark, value } in servers.iter().map(|server| &server.address) {
+    for Spanned { mark, value } in servers.iter().map(|server| &server.address) {
         match lines.entry(value.to_string().to_ascii_lowercase()) {
             Entry::Vacant(first) => _ = first.insert(mark.line),
             Entry::Occupied(first) => {
@@ -97,7 +97,7 @@ fn server(
 }
 
 fn tls(
-    At { mark, value }: &At<BackendTls>,
+    Spanned { mark, value }: &Spanned<BackendTls>,
     address: &ServerAddress,
     mistakes: &mut Mistakes,
 ) -> Option<settings::ServerTls> {

@@ -4,7 +4,7 @@ use std::net::{IpAddr, SocketAddr};
 
 use super::tls::acme_section;
 use crate::config::file;
-use crate::config::read::{At, Tried};
+use crate::config::read::{Lenient, Spanned};
 use crate::config::settings::{ListenTls, ServerAddress};
 use crate::config::text::mistake::{Mark, Mistakes};
 use crate::config::value::address::{ListenAddress, collide};
@@ -21,7 +21,7 @@ pub(super) fn addresses(
     let others = metrics.map(|at| &at.address).into_iter().chain(acme.map(|at| &at.http_address));
     let all = listen.iter().map(|at| &at.address).chain(others);
     let mut taken: Vec<(SocketAddr, Mark)> = Vec::new();
-    for &At { mark, value: ListenAddress(address) } in all {
+    for &Spanned { mark, value: ListenAddress(address) } in all {
         if let Some((other, at)) = taken.iter().find(|(other, _)| collide(*other, address)) {
             let line = at.line;
             let what = if *other == address {
@@ -39,14 +39,14 @@ pub(super) fn addresses(
 /// What a CA asks in TLS is answered where TLS begins at once.
 pub(super) fn answered(
     listen: &[file::Listen],
-    tls: &Tried<At<file::Tls>>,
+    tls: &Lenient<Spanned<file::Tls>>,
     mistakes: &mut Mistakes,
 ) {
     let asked = acme_section(tls).is_some_and(|acme| acme.challenge == ChallengeKind::TlsAlpn01);
     let in_vain = !listen.is_empty() && listen.iter().all(|at| at.tls == ListenTls::StartTls);
     if asked
         && in_vain
-        && let Some(At { mark, .. }) = &tls.0
+        && let Some(Spanned { mark, .. }) = &tls.0
     {
         let what = "`challenge: tls-alpn-01` needs a listener with `tls: implicit`, to which port 443 is forwarded";
         mistakes.add(*mark, what);
@@ -55,7 +55,7 @@ pub(super) fn answered(
 
 /// A server that is one of our own listeners would send every session round and round.
 pub fn loops(listen: &[file::Listen], servers: &[file::Server], mistakes: &mut Mistakes) {
-    for At { mark, value } in servers.iter().map(|server| &server.address) {
+    for Spanned { mark, value } in servers.iter().map(|server| &server.address) {
         let ServerAddress::Host(server) = value else { continue };
         let host = server.host.trim_end_matches('.').to_ascii_lowercase();
         let ips: Vec<IpAddr> = match host.parse() {
@@ -73,8 +73,9 @@ pub fn loops(listen: &[file::Listen], servers: &[file::Server], mistakes: &mut M
         };
         let listener =
             listen.iter().find(|at| ips.iter().any(|ip| reaches(at.address.value.0, *ip)));
-        if let Some(file::Listen { address: At { mark: at, value: ListenAddress(own) }, .. }) =
-            listener
+        if let Some(file::Listen {
+            address: Spanned { mark: at, value: ListenAddress(own) }, ..
+        }) = listener
         {
             let line = at.line;
             let what =

@@ -10,7 +10,7 @@ mod backend;
 mod listen;
 
 use super::file::{self, File};
-use super::read::At;
+use super::read::Spanned;
 use super::settings::{self, Settings};
 use super::text::mistake::Mistakes;
 use listen::{addresses, answered, loops};
@@ -49,7 +49,7 @@ pub fn apply(file: &File, mistakes: &mut Mistakes) -> Option<Settings> {
 
 /// What can be said of the files that a section names, although it or others have mistakes: `None` if
 /// nothing can.
-pub fn files(section: &At<file::Tls>) -> Option<settings::Tls> {
+pub fn files(section: &Spanned<file::Tls>) -> Option<settings::Tls> {
     let read = |made: &file::SelfSigned| !made.names.0.is_empty();
     if section.value.self_signed.as_ref().is_some_and(|made| !made.0.as_ref().is_some_and(read)) {
         return None; // with it a certificate may be missing, and what it would make nobody knows

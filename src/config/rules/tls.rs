@@ -3,13 +3,16 @@
 use std::net::IpAddr;
 
 use crate::config::file;
-use crate::config::read::{At, Tried};
+use crate::config::read::{Lenient, Spanned};
 use crate::config::settings;
 use crate::config::text::mistake::{Mark, Mistakes};
 use crate::config::value::name::CertificateName;
 use crate::config::value::word::{ChallengeKind, ClientAuthMode, Flag, OnOff};
 
-pub(super) fn tls(At { mark, value }: &At<file::Tls>, mistakes: &mut Mistakes) -> settings::Tls {
+pub(super) fn tls(
+    Spanned { mark, value }: &Spanned<file::Tls>,
+    mistakes: &mut Mistakes,
+) -> settings::Tls {
     if value.certificates.is_none() && value.self_signed.is_none() && value.acme.is_none() {
         let what = "`tls` needs `certificates` (your own), `acme` (from a CA) or `self_signed` (made here)";
         mistakes.add(*mark, what);
@@ -74,13 +77,13 @@ fn acme_settings(
     mistakes: &mut Mistakes,
 ) -> Option<settings::Acme> {
     let before = mistakes.count();
-    let At { mark: agreed_at, value: Flag(agreed) } = section.terms_agreed;
+    let Spanned { mark: agreed_at, value: Flag(agreed) } = section.terms_agreed;
     if !agreed {
         let what = "`terms_agreed` must be true: read the CA's terms of service, and agree to them or use no ACME";
         mistakes.add(agreed_at, what);
     }
     let mut names = Vec::new();
-    for At { mark, value: CertificateName(name) } in &section.names.0 {
+    for Spanned { mark, value: CertificateName(name) } in &section.names.0 {
         let name = name.trim_end_matches('.').to_ascii_lowercase();
         if name.parse::<IpAddr>().is_ok() {
             let what = format!("`{name}` is an address; ACME is for DNS names here");
@@ -127,7 +130,7 @@ fn acme_settings(
     })
 }
 
-pub(super) fn acme_section(tls: &Tried<At<file::Tls>>) -> Option<&file::Acme> {
+pub(super) fn acme_section(tls: &Lenient<Spanned<file::Tls>>) -> Option<&file::Acme> {
     tls.0.as_ref()?.value.acme.as_ref()?.0.as_ref()
 }
 
