@@ -91,11 +91,11 @@ pub enum Error {
     Resolve { host: String, why: String },
     #[error("can't connect to {address}: {}", socket::why(source))]
     Connect { address: Address, source: io::Error },
-    #[error("no connection within {0:?}")]
+    #[error("no connection within {0:?} (backend.connect_timeout)")]
     Timeout(Duration),
-    #[error("no greeting within {0:?}")]
+    #[error("no greeting within {0:?} (timeouts.backend_greeting)")]
     GreetingTimeout(Duration),
-    #[error("TLS does not come about within {0:?}")]
+    #[error("TLS does not come about within {0:?} (timeouts.backend_greeting)")]
     HandshakeTimeout(Duration),
     #[error("it closed the connection before it said anything useful")]
     Closed,
@@ -225,7 +225,7 @@ async fn greeting(mut stream: Stream) -> Result<Link, Error> {
             Err(error) if error.kind() == io::ErrorKind::InvalidData => {
                 return Err(secure::why(&error, true).into());
             }
-            Ok(0) | Err(_) if input.is_empty() => return Err(Error::Closed),
+            Ok(0) | Err(_) if input.trim_ascii().is_empty() => return Err(Error::Closed),
             Ok(0) | Err(_) => return Err(Error::NotImap(shown(&input))),
         }
     }

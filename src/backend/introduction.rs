@@ -34,7 +34,10 @@ pub async fn introduce(
         Ok(Ok(Verdict::Taken)) => {}
         Ok(Ok(Verdict::Refused(text))) => link.untold = Some(Untold::Refused(printable(&text))),
         Ok(Err(why)) => return Err(Error::Id(why)),
-        Err(_) => return Err(Error::Id(format!("no answer within {limit:?}"))),
+        Err(_) => {
+            let why = format!("no answer within {limit:?} (timeouts.backend_greeting)");
+            return Err(Error::Id(why));
+        }
     }
     link.introduced = true;
     Ok(())

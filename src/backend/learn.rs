@@ -35,7 +35,7 @@ const MAX_ANSWER: usize = 64 * 1024;
 enum Error {
     #[error(transparent)]
     Dial(#[from] dial::Error),
-    #[error("no answer to CAPABILITY within {0:?}")]
+    #[error("no answer to CAPABILITY within {0:?} (timeouts.backend_greeting)")]
     Timeout(Duration),
     #[error("it did not answer CAPABILITY: {0}")]
     NoCapabilities(&'static str),
@@ -72,7 +72,8 @@ async fn look_up(server: &Server) {
     loop {
         let limit = server.goes_by.timeouts.connect;
         let answer = timeout(limit, server.resolver.resolve(&server.goes_by.server.address)).await;
-        let until = match answer.unwrap_or_else(|_| Err(format!("no answer within {limit:?}"))) {
+        let late = || format!("no answer within {limit:?} (backend.connect_timeout)");
+        let until = match answer.unwrap_or_else(|_| Err(late())) {
             Ok(resolved) => {
                 server.adopt(&resolved.targets, resolved.whole);
                 wait = FIRST_WAIT;

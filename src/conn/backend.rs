@@ -82,6 +82,7 @@ pub async fn log_in(
     ctx.metrics.login(result, exchange.mechanism());
     session.log_login(
         user.as_deref(),
+        exchange.authorization().map(printable).as_deref(),
         exchange.mechanism(),
         result,
         server.map(|s| &*s.name),

@@ -122,9 +122,11 @@ impl Session {
     }
 
     /// The login line, a contract with whoever reads the log: one per attempt, when its result passes.
+    /// `authorization`: whose mail the user wants, if it is another one's.
     pub fn log_login(
         &self,
         user: Option<&str>,
+        authorization: Option<&str>,
         mechanism: Mechanism,
         result: LoginResult,
         backend: Option<&str>,
@@ -134,6 +136,7 @@ impl Session {
             session = session_id(self.id),
             client = %self.client,
             user,
+            authorization,
             mechanism = <&str>::from(mechanism),
             result = <&str>::from(result),
             backend,

@@ -77,9 +77,9 @@ pub async fn explain(
             };
             section.problem(Check::Port, error.to_string(), meaning, listens(&address));
         }
-        Failed::Dial(dial::Error::Timeout(limit)) => section.problem(
+        Failed::Dial(error @ dial::Error::Timeout(_)) => section.problem(
             Check::Port,
-            format!("no connection within {limit:?}"),
+            error.to_string(),
             "The port is filtered, or nobody has that address: a firewall drops what is sent there.",
             listens(&address),
         ),
@@ -243,8 +243,8 @@ fn unexplained(at: &Address, settings: &settings::Server, failed: &Failed, secti
         }
         Failed::Dial(dial::Error::GreetingTimeout(limit)) => section.problem(
             Check::Greeting,
-            format!("it accepts, but says nothing within {limit:?}"),
-            "The server hangs, or has no process left for another connection.",
+            format!("it accepts, but says nothing within {limit:?} (timeouts.backend_greeting)"),
+            "The server hangs, has no process left for another connection, or needs longer, such as for looking up addresses: then raise timeouts.backend_greeting.",
             Vec::new(),
         ),
         Failed::Dial(error @ (dial::Error::Secure(_) | dial::Error::HandshakeTimeout(_))) => {

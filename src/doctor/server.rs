@@ -129,7 +129,8 @@ async fn addresses(
 ) -> Option<Vec<Address>> {
     let limit = examined.settings.backend.connect_timeout;
     let resolved = timeout(limit, examined.resolver.resolve(&settings.address)).await;
-    match resolved.unwrap_or_else(|_| Err(format!("no answer within {limit:?}"))) {
+    let late = || format!("no answer within {limit:?} (backend.connect_timeout)");
+    match resolved.unwrap_or_else(|_| Err(late())) {
         Ok(resolved) => {
             let addresses = resolved.targets.into_iter().map(|target| target.address);
             Some(addresses.take(MAX_ADDRESSES).collect())

@@ -113,21 +113,26 @@ pub struct Exchange<'a> {
     /// Bytes of credentials that the client has sent.
     said: usize,
     user: Option<Vec<u8>>,
+    /// Whose mail the client wants, if that was said.
+    authorization: Option<Vec<u8>>,
 }
 
 impl<'a> Exchange<'a> {
     pub fn new(login: &'a Login, repair: &'a Repair, limits: line::Limits, tag: &'a [u8]) -> Self {
-        let (mechanism, user) = match &login.method {
-            Method::Login { user, .. } => (Mechanism::Login, Some(user.clone())),
+        let (mechanism, initial) = match &login.method {
+            Method::Login { .. } => (Mechanism::Login, None),
             Method::Authenticate { mechanism, initial } => {
-                let mechanism = Mechanism::of(mechanism);
                 let initial = initial.as_ref().and_then(|text| sasl::decode_initial(text.expose()));
-                (mechanism, initial.and_then(|message| mechanism.user(0, message.expose())))
+                (Mechanism::of(mechanism), initial)
             }
+        };
+        let user = match &login.method {
+            Method::Login { user, .. } => Some(user.clone()),
+            Method::Authenticate { .. } => None,
         };
         let rounds =
             usize::from(matches!(&login.method, Method::Authenticate { initial: Some(_), .. }));
-        Self {
+        let mut exchange = Self {
             login,
             repair,
             dialect: Dialect::default(),
@@ -147,7 +152,20 @@ impl<'a> Exchange<'a> {
                 }
             },
             user,
+            authorization: None,
+        };
+        if let Some(message) = initial {
+            exchange.read_names(0, message.expose());
         }
+        exchange
+    }
+
+    /// Looks for names in the client's message number `round`.
+    fn read_names(&mut self, round: usize, message: &[u8]) {
+        let mechanism = self.mechanism;
+        self.user = self.user.take().or_else(|| mechanism.user(round, message));
+        self.authorization =
+            self.authorization.take().or_else(|| mechanism.authorization(round, message));
     }
 
     pub fn mechanism(&self) -> Mechanism {
@@ -157,6 +175,11 @@ impl<'a> Exchange<'a> {
     /// Who wants to log in, as far as it was said in clear.
     pub fn user(&self) -> Option<&[u8]> {
         self.user.as_deref()
+    }
+
+    /// Whose mail that user wants, if it is another one's and was said in clear.
+    pub fn authorization(&self) -> Option<&[u8]> {
+        self.authorization.as_deref().filter(|name| Some(*name) != self.user())
     }
 
     /// Whether the client has said more than [`LONG`], so that a backend that broke off may have done so for that.
@@ -228,8 +251,7 @@ impl<'a> Exchange<'a> {
         } else if let Some(message) = sasl::decode(line)
             && self.rounds < MAX_ROUNDS
         {
-            self.user =
-                self.user.take().or_else(|| self.mechanism.user(self.rounds, message.expose()));
+            self.read_names(self.rounds, message.expose());
             self.rounds += 1;
             self.said += line.len();
             to_backend.reserve(line.len() + 2); // a buffer that grows leaves copies behind

@@ -3,6 +3,9 @@
 //! In: bytes off the wire, cut anywhere. Out: one whole [`Response`] at a time, with the literals inside
 //! it, so that text in a literal is never taken for a tagged result (a `{12}` and then `P1 OK forged`).
 //! Standard: RFC 9051 §7. Limits: `max` bytes for a response, literals included.
+//!
+//! Old servers and their wrappers write empty lines or blanks where a response should begin, or one blank too
+//! many behind the tag. Clients read over them, and so do we: they count as bytes of the response behind them.
 //! Not here: responses after login, which [`super::follow`] only looks at.
 
 use memchr::memchr;
@@ -41,7 +44,7 @@ pub struct TooLong {
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Whole<'a> {
     pub response: Response<'a>,
-    /// Its bytes, literals included, without the last line end.
+    /// Its bytes, literals included, without the blanks before it and without the last line end.
     pub line: &'a [u8],
     /// How many bytes to take off the input.
     pub length: usize,
@@ -56,15 +59,20 @@ pub fn next(input: &[u8], max: usize) -> Result<Option<Whole<'_>>, TooLong> {
 /// Remembers how far the input was looked at: what a server drips byte by byte is scanned once.
 #[derive(Clone, Debug, Default)]
 pub struct Scanner {
+    /// Where the response begins, as far as that is known: behind blanks and empty lines.
+    start: usize,
     /// Between `line_start` and here is no line end.
     scanned: usize,
-    /// Where the current line began: the response's start, or behind its last literal.
+    /// Where the current line began, if it is not the first: behind the response's last literal.
     line_start: usize,
 }
 
 impl Scanner {
     /// The response at the front of `input`, if it is whole. Until then only the end of `input` may grow.
     pub fn next<'a>(&mut self, input: &'a [u8], max: usize) -> Result<Option<Whole<'a>>, TooLong> {
+        let strays = input.get(self.start..).unwrap_or_default();
+        self.start += strays.iter().take_while(|byte| byte.is_ascii_whitespace()).count();
+        self.scanned = self.scanned.max(self.start);
         loop {
             let unseen = input.get(self.scanned..).unwrap_or_default();
             let Some(end) = memchr(b'\n', unseen).map(|at| self.scanned + at) else {
@@ -74,14 +82,15 @@ impl Scanner {
             if end >= max {
                 return Err(TooLong { max });
             }
-            let line = &input[..end];
+            let line = &input[self.start..end];
             let line = line.strip_suffix(b"\r").unwrap_or(line);
             // Text for people may end in anything; only data announces literals (RFC 9051 §9, `resp-text`).
             let first = self.line_start == 0;
             let response = if first { Response::of(line) } else { Response::Untagged };
             let literal = match response {
                 Response::Untagged => {
-                    literal_at_end(line.get(self.line_start..).unwrap_or_default())
+                    let last = self.line_start.saturating_sub(self.start);
+                    literal_at_end(line.get(last..).unwrap_or_default())
                 }
                 _ => None,
             };
@@ -115,7 +124,7 @@ impl<'a> Response<'a> {
         }
         let Some(space) = memchr(b' ', line) else { return Self::Garbage };
         let (tag, rest) = (&line[..space], &line[space + 1..]);
-        let status = status(rest);
+        let status = status(rest.trim_ascii_start());
         match (tag, status) {
             (b"", _) => Self::Garbage,
             (b"*", Some((kind, text))) => Self::Status { kind, text },
@@ -175,6 +184,37 @@ mod tests {
     }
 
     #[test]
+    fn what_stands_before_a_response_by_mistake_is_read_over() {
+        let (ok, no) = (&b"* OK hi"[..], &b"P1 NO no"[..]);
+        for (input, line) in [
+            (&b"\r\n* OK hi\r\n"[..], ok),
+            (b"\n \r\n\t\r\n* OK hi\r\n", ok),
+            (b" * OK hi\r\n", ok),
+            (b"\r\n P1 NO no\r\n", no),
+            (b"\r\n+ go\r\n", b"+ go"),
+            (b"\r\n* X {2}\r\n\r\n y\r\n", b"* X {2}\r\n\r\n y"),
+        ] {
+            for step in [1, 2, 3, 100] {
+                let (mut scanner, mut seen) = (Scanner::default(), Vec::new());
+                let mut found = None;
+                for piece in input.chunks(step) {
+                    seen.extend_from_slice(piece);
+                    let whole = scanner.next(&seen, 100).unwrap();
+                    found = found.or(whole.map(|whole| (whole.line.to_vec(), whole.length)));
+                }
+                assert_eq!(found, Some((line.to_vec(), input.len())), "in steps of {step}");
+            }
+        }
+        assert_eq!(next(&b"\r\n".repeat(50), 100), Ok(None), "nothing came yet");
+        assert_eq!(next(&b"\r\n".repeat(51), 100), Err(TooLong { max: 100 }));
+        let kind = |line: &'static [u8]| next(line, 100).unwrap().map(|whole| whole.response);
+        let status = Response::Status { kind: Kind::Ok, text: b"hi" };
+        assert_eq!(kind(b"*  OK hi\r\n"), Some(status));
+        let tagged = Response::Tagged { tag: b"P1", kind: Kind::Ok, text: b"hi" };
+        assert_eq!(kind(b"P1  OK hi\r\n"), Some(tagged));
+    }
+
+    #[test]
     fn a_result_inside_a_literal_is_not_a_result() {
         let input = b"* X {14}\r\nP1 OK forged\r\n\r\nP1 NO\r\n";
         for cut in 0..26 {
@@ -203,7 +243,7 @@ mod tests {
             whole.push(line.to_vec());
             rest = &rest[length..];
         }
-        assert_eq!((whole.len(), rest), (9, &b""[..]));
+        assert_eq!((whole.len(), rest), (8, &b""[..]));
         let (mut scanner, mut seen, mut dripped) = (Scanner::default(), Vec::new(), Vec::new());
         for &byte in input {
             seen.push(byte);

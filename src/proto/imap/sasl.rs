@@ -1,7 +1,8 @@
 //! SASL as far as a proxy has to look into it: base64 that is checked, and who wants to log in.
 //!
 //! Every mechanism passes line by line; nothing here knows how one works. Of the client's messages only
-//! the user's name is read, for the log; the rest is a [`super::secret::Secret`] and passes.
+//! the names are read, for the log: whose password it is, and whose mail, if that is another user's. The
+//! rest is a [`super::secret::Secret`] and passes.
 
 use base64::Engine as _;
 use base64::engine::general_purpose::STANDARD;
@@ -76,6 +77,22 @@ impl Mechanism {
             _ => return None,
         };
         (!user.is_empty()).then(|| user.to_vec())
+    }
+
+    /// The authorization identity in the client's message number `round`: whose mail it wants, if that is
+    /// said in clear. A master user gives its own password and another user's name.
+    pub fn authorization(self, round: usize, message: &[u8]) -> Option<Vec<u8>> {
+        let user = match (self, round) {
+            (Self::Plain, 0) if self.user(0, message).is_some() => {
+                message.split(|&byte| byte == 0).next()?.to_vec()
+            }
+            (Self::ScramSha1 | Self::ScramSha256, 0) => {
+                let name = message.splitn(3, |&byte| byte == b',').nth(1)?;
+                unescape_saslname(name.strip_prefix(b"a=")?)
+            }
+            _ => return None,
+        };
+        (!user.is_empty()).then_some(user)
     }
 }
 
@@ -152,5 +169,22 @@ mod tests {
             "the password would be taken for the user"
         );
         assert_eq!(Mechanism::of("X-UNKNOWN"), Mechanism::Other);
+    }
+
+    #[test]
+    fn whose_mail_is_wanted_is_found_beside_whose_password_it_is() {
+        for (name, message, expected) in [
+            ("PLAIN", &b"alice\0master\0pw"[..], Some("alice")),
+            ("PLAIN", b"\0bob\0pw", None),
+            ("PLAIN", b"alice\0password", None),
+            ("PLAIN", b"no nul", None),
+            ("SCRAM-SHA-256", b"n,a=al=2Cice,n=master,r=xyz", Some("al,ice")),
+            ("SCRAM-SHA-256", b"n,,n=master,r=xyz", None),
+            ("LOGIN", b"bob", None),
+        ] {
+            let found = Mechanism::of(name).authorization(0, message);
+            assert_eq!(found.as_deref(), expected.map(str::as_bytes), "{name} {message:?}");
+        }
+        assert_eq!(Mechanism::Plain.authorization(1, b"a\0b\0c"), None);
     }
 }

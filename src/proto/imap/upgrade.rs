@@ -159,6 +159,9 @@ mod tests {
             let said = [&said[..], b"T2 ok \r\n"].concat();
             assert_eq!(play("hi", &said, step), (Ok(Step::Begin), both));
         }
+        let said = b"\r\n* CAPABILITY STARTTLS\r\n \r\n T1 OK\r\n\r\n T2 OK go\r\n";
+        let both = "T1 CAPABILITY\r\nT2 STARTTLS\r\n".to_owned();
+        assert_eq!(play("hi", said, 1000), (Ok(Step::Begin), both), "blanks are read over");
         let (result, _) = play("hi", b"T1 OK [CAPABILITY IMAP4rev1 STARTTLS] done\r\n", 1000);
         assert_eq!(result, Ok(Step::More));
     }
@@ -169,6 +172,15 @@ mod tests {
         assert_eq!((result, said.as_str()), (Err(Error::NotOffered), ""));
         let (result, said) = play("hi", b"* CAPABILITY IMAP4rev1\r\nT1 OK done\r\n", 1000);
         assert_eq!((result, said.as_str()), (Err(Error::NotOffered), "T1 CAPABILITY\r\n"));
+    }
+
+    /// What TLS begins with would be read from them on.
+    #[test]
+    fn an_empty_line_behind_the_ok_is_plaintext_inside_tls_and_not_read_over() {
+        let offer = "[CAPABILITY STARTTLS] hi";
+        for said in [&b"T2 OK go\r\n\r\n"[..], b"T2 OK go\r\n "] {
+            assert_eq!(play(offer, said, 1000).0, Err(Error::Injected));
+        }
     }
 
     #[test]
