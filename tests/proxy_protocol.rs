@@ -366,9 +366,9 @@ fn a_header_may_come_in_pieces_and_with_what_is_behind_it() {
     proxy.stop();
 }
 
-/// One connection says `bytes`, and is closed for `reason`. How long that took.
+/// One connection says `bytes`, and is closed for `reason`. How long that took, and the log's `detail`.
 #[track_caller]
-fn refused(config: &str, bytes: &[u8], reason: &str) -> Duration {
+fn refused(config: &str, bytes: &[u8], reason: &str) -> (Duration, String) {
     let backend = Unreachable("127.0.0.1:1".to_owned());
     let proxy = Proxy::starting(&backend).config(config).not_ready().start();
     let start = Instant::now();
@@ -388,7 +388,7 @@ fn refused(config: &str, bytes: &[u8], reason: &str) -> Duration {
     let failed = failed.expect("it is logged");
     assert_eq!((failed.level(), failed.field("reason")), ("WARN".to_owned(), reason.to_owned()));
     assert!(failed.field("why").contains("proxy_protocol_from"), "{failed:?}");
-    took
+    (took, failed.field("detail"))
 }
 
 #[test]
@@ -416,14 +416,42 @@ fn a_broken_header_is_refused_at_once() {
     let checksum = [&binary()[..], &tlv(3, b"0000")].concat();
     let mut checksum = checksum;
     checksum[15] += 7;
-    for header in [
-        b"PROXY TCP4 192.0.2.7 198.51.100.1 50000\r\n",
-        endless.as_bytes(),
-        &length_65535,
-        &checksum,
+    for (header, detail) in [
+        (
+            &b"PROXY TCP4 203.0.113.9 198.51.100.1 50000\r\n\x16\x03\x01"[..],
+            "a line of version 1 in which the destination's port can't be read: \
+             PROXY TCP4 203.0.113.9 198.51.100.1 50000",
+        ),
+        (
+            b"PROXY TCP6 2001:db8::g\x07 ::1 1 2\r\n",
+            "a line of version 1 in which the client's address can't be read: \
+             PROXY TCP6 2001:db8::g\\u{7} ::1 1 2",
+        ),
+        (endless.as_bytes(), "a line of version 1 without an end in 107 bytes: PROXY UNKNOWN fff"),
+        (&length_65535, "65551 bytes, and 4096 are allowed"),
+        (&checksum, "the checksum is wrong"),
     ] {
-        assert!(refused(TRUSTING, header, "proxy_header_malformed") < patience);
+        let (took, said) = refused(TRUSTING, header, "proxy_header_malformed");
+        assert!(took < patience);
+        assert!(said.starts_with(detail), "{said}");
     }
+}
+
+#[test]
+fn the_client_is_known_whatever_the_family_of_the_destination_is() {
+    let backend = FakeBackend::plain();
+    let proxy = Proxy::starting(&backend).config(TRUSTING).start();
+    let lines = [
+        (&b"PROXY TCP6 2001:db8::9 192.0.2.1 50000 993\r\n"[..], "[2001:db8::9]:50000"),
+        (b"PROXY TCP6 203.0.113.9 2001:db8::1 50001 993\r\n", "203.0.113.9:50001"),
+        (b"PROXY TCP4 203.0.113.9 unix:/run/imaps 50002 0\r\n", "203.0.113.9:50002"),
+    ];
+    for (n, (line, address)) in lines.into_iter().enumerate() {
+        let mut client = Client::tls_behind(line, proxy.imaps, &config(&proxy)).unwrap();
+        client.log_in("alice", "secret");
+        assert_eq!(proxy.wait_for_logins(n + 1)[n].field("client"), address);
+    }
+    proxy.stop();
 }
 
 #[test]
@@ -431,7 +459,7 @@ fn a_header_that_does_not_come_or_does_not_end_has_a_deadline() {
     std::thread::scope(|scope| {
         for bytes in [Vec::new(), binary()[..20].to_vec()] {
             scope.spawn(move || {
-                let took = refused(TRUSTING, &bytes, "proxy_header_missing");
+                let (took, _) = refused(TRUSTING, &bytes, "proxy_header_missing");
                 assert!(took >= Duration::from_secs(3), "{took:?}");
             });
         }

@@ -18,6 +18,7 @@ use super::Context;
 use super::address::{ClientAddr, PeerAddr, unmapped};
 use super::close::{Reason, Session, session_id};
 use super::failure::{Failed, Failure};
+use crate::log::printable;
 use crate::proto::proxy_header::{self, Error, Header};
 
 /// A balancer sends it at once; three seconds are the least that the specification grants, for a segment that is lost.
@@ -50,7 +51,9 @@ pub async fn receive(
         });
         if let Header::Client(ends) = header.map_err(|failed| failed.report(session, ctx))? {
             session.client = ClientAddr::announced(ends.source);
-            listener = ends.destination;
+            if !ends.destination.ip().is_unspecified() {
+                listener = ends.destination;
+            }
             let (session, client) = (session_id(session.id), session.client);
             tracing::debug!(session, %peer, %client, %listener, "PROXY header");
         }
@@ -68,7 +71,8 @@ async fn header(socket: &mut TcpStream) -> Result<Header, Failed> {
         if seen == 0 {
             return Err(Failure::Closed.into());
         }
-        let whole = proxy_header::read(&input[..taken + seen])?;
+        let so_far = &input[..taken + seen];
+        let whole = proxy_header::read(so_far).map_err(|error| refused(error, so_far))?;
         let end = whole.map_or(taken + seen, |(_, length)| length);
         socket.read_exact(&mut input[taken..end]).await.map_err(|_| Failure::Closed)?;
         if let Some((header, _)) = whole {
@@ -78,12 +82,16 @@ async fn header(socket: &mut TcpStream) -> Result<Header, Failed> {
     }
 }
 
-impl From<Error> for Failed {
-    fn from(error: Error) -> Self {
-        let failure = match error {
-            Error::Missing => Failure::ProxyHeaderMissing,
-            _ => Failure::ProxyHeaderMalformed,
-        };
-        Self { detail: Some(error.to_string()), ..failure.into() }
+/// A line is shown as it came: who sent it is trusted, and what is wrong with it is seen at once.
+fn refused(error: Error, input: &[u8]) -> Failed {
+    let failure = match error {
+        Error::Missing => Failure::ProxyHeaderMissing,
+        _ => Failure::ProxyHeaderMalformed,
+    };
+    let mut detail = error.to_string();
+    if let Error::Line(_) | Error::Endless = error {
+        let line = input.split(|byte| matches!(byte, b'\r' | b'\n')).next().unwrap_or_default();
+        detail = format!("{detail}: {}", printable(line));
     }
+    Failed { detail: Some(detail), ..failure.into() }
 }

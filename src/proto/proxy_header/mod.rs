@@ -11,7 +11,7 @@ mod write;
 
 use std::net::SocketAddr;
 
-pub use read::{Error, Header, MAX_HEADER, announces, read};
+pub use read::{Error, Flaw, Header, MAX_HEADER, announces, read};
 pub use write::{Certificate, Tls, Tlvs, host_name, local, v1, v2};
 
 /// How version 1 begins.
@@ -38,7 +38,8 @@ const TYPE_SSL: u8 = 0x20;
 const TYPE_SSL_VERSION: u8 = 0x21;
 const TYPE_SSL_CIPHER: u8 = 0x23;
 
-/// The connection of a client: from where it comes and where it arrived. Neither is an IPv4 address in IPv6 clothes.
+/// The connection of a client: from where it comes and where it arrived, which is unspecified where a balancer can't say it as
+/// an address. Neither is an IPv4 address in IPv6 clothes.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Ends {
     pub source: SocketAddr,

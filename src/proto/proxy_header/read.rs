@@ -3,12 +3,13 @@
 //! In: everything that came on a connection so far, cut anywhere. Out, by [`read()`]: more is needed, or what the header says
 //! and how long it is, or why it is none. Nothing behind the header is looked at.
 //! LOCAL and UNKNOWN, and families that can't be a mail client's, leave the connection its own addresses.
+//! In version 1 the addresses say themselves of which family they are, so the word before them decides nothing: nginx
+//! writes the client's family there, whatever the destination is, and `unix:/path` for a destination that is no address.
 //! Limits: 107 bytes of version 1, [`MAX_HEADER`] of version 2.
 //! What is announced is checked for its form only: TLVs have to fill the header, and a checksum has to be right. They
 //! are not used: what a balancer says of TLS is not about ours.
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
-use std::str::FromStr;
 
 use super::{Ends, LOCAL, MAX_V1, PROXY, TCP4, TCP6, TYPE_CRC32C, V1, V2, V2_FIXED, crc32c};
 
@@ -30,8 +31,8 @@ pub enum Error {
     Missing,
     #[error("a line of version 1 without an end in 107 bytes")]
     Endless,
-    #[error("a line of version 1 that can't be read")]
-    Line,
+    #[error("a line of version 1 in which {0}")]
+    Line(Flaw),
     #[error("version {0}, which does not exist")]
     Version(u8),
     #[error("command {0}, which does not exist")]
@@ -46,6 +47,25 @@ pub enum Error {
     Tlv,
     #[error("the checksum is wrong")]
     Checksum,
+}
+
+/// What is wrong with a line of version 1.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
+pub enum Flaw {
+    #[error("the protocol is none of TCP4, TCP6 and UNKNOWN")]
+    Protocol,
+    #[error("the client's address can't be read")]
+    Source,
+    #[error("the destination's address can't be read")]
+    Destination,
+    #[error("the client's port can't be read")]
+    SourcePort,
+    #[error("the destination's port can't be read")]
+    DestinationPort,
+    #[error("more follows the ports")]
+    More,
+    #[error("bytes are no text")]
+    Bytes,
 }
 
 /// Whether `input`, the first bytes of a connection, begins a header: [`None`] if there are too few to tell.
@@ -76,33 +96,45 @@ fn line(input: &[u8]) -> Result<Option<(Header, usize)>, Error> {
     let Some(end) = front.windows(2).position(|pair| pair == b"\r\n") else {
         return if front.len() == MAX_V1 { Err(Error::Endless) } else { Ok(None) };
     };
-    let said = str::from_utf8(&front[V1.len()..end]).map_err(|_| Error::Line)?;
+    let said = str::from_utf8(&front[V1.len()..end]).map_err(|_| Error::Line(Flaw::Bytes))?;
     let mut words = said.split(' ');
     let header = match words.next() {
         Some("UNKNOWN") => Header::Own,
-        Some("TCP4") => Header::Client(ends::<Ipv4Addr>(words)?),
-        Some("TCP6") => Header::Client(ends::<Ipv6Addr>(words)?),
-        _ => return Err(Error::Line),
+        Some("TCP4" | "TCP6") => Header::Client(ends(words).map_err(Error::Line)?),
+        _ => return Err(Error::Line(Flaw::Protocol)),
     };
     Ok(Some((header, end + 2)))
 }
 
-fn ends<'a, A: FromStr + Into<IpAddr>>(
-    mut words: impl Iterator<Item = &'a str>,
-) -> Result<Ends, Error> {
-    fn next<T: FromStr>(word: Option<&str>) -> Result<T, Error> {
-        word.and_then(|word| word.parse().ok()).ok_or(Error::Line)
-    }
-    fn port(word: Option<&str>) -> Result<u16, Error> {
-        let plain = word.filter(|word| *word == "0" || !word.starts_with(['0', '+']));
-        next(plain)
-    }
-    let (source, destination) = (next::<A>(words.next())?.into(), next::<A>(words.next())?.into());
-    let (from, to) = (port(words.next())?, port(words.next())?);
+fn ends<'a>(mut words: impl Iterator<Item = &'a str>) -> Result<Ends, Flaw> {
+    let source = words.next().and_then(address).ok_or(Flaw::Source)?;
+    let destination = words.next().and_then(|word| match word {
+        unix if unix.starts_with("unix:") => Some(Ipv4Addr::UNSPECIFIED.into()),
+        word => address(word),
+    });
+    let destination = destination.ok_or(Flaw::Destination)?;
+    let from = words.next().and_then(port).ok_or(Flaw::SourcePort)?;
+    let to = words.next().and_then(port).ok_or(Flaw::DestinationPort)?;
     if words.next().is_some() {
-        return Err(Error::Line);
+        return Err(Flaw::More);
     }
     Ok(Ends::new(SocketAddr::new(source, from), SocketAddr::new(destination, to)))
+}
+
+/// The zone of a link-local address (RFC 4007 §11), as stunnel writes it, means nothing on this machine.
+fn address(word: &str) -> Option<IpAddr> {
+    match word.split_once('%') {
+        Some((address, zone)) if !zone.is_empty() => {
+            address.parse::<Ipv6Addr>().ok().map(IpAddr::from)
+        }
+        _ => word.parse().ok(),
+    }
+}
+
+/// In decimal, without a zero or a sign in front.
+fn port(word: &str) -> Option<u16> {
+    let plain = word == "0" || !word.starts_with(['0', '+']);
+    if plain { word.parse().ok() } else { None }
 }
 
 /// Each byte is judged as soon as it is there, in order: so a header cut anywhere comes to the same.

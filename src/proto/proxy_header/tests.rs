@@ -54,6 +54,18 @@ fn lines_of_version_1_are_read() {
             "PROXY TCP6 ::ffff:192.0.2.7 2001:db8::1 1 2\r\n",
             client("192.0.2.7:1", "[2001:db8::1]:2"),
         ),
+        (
+            "PROXY TCP6 2001:db8::9 192.0.2.1 50000 993\r\n",
+            client("[2001:db8::9]:50000", "192.0.2.1:993"),
+        ),
+        (
+            "PROXY TCP6 203.0.113.9 2001:db8::1 50000 993\r\n",
+            client("203.0.113.9:50000", "[2001:db8::1]:993"),
+        ),
+        ("PROXY TCP6 203.0.113.9 192.0.2.1 1 2\r\n", client("203.0.113.9:1", "192.0.2.1:2")),
+        ("PROXY TCP4 2001:db8::7 192.0.2.1 1 2\r\n", client("[2001:db8::7]:1", "192.0.2.1:2")),
+        ("PROXY TCP4 192.0.2.7 unix:/run/in 1 0\r\n", client("192.0.2.7:1", "0.0.0.0:0")),
+        ("PROXY TCP6 fe80::1%eth0 fe80::2%eth0 1 2\r\n", client("[fe80::1]:1", "[fe80::2]:2")),
         ("PROXY UNKNOWN\r\n", Header::Own),
         ("PROXY UNKNOWN ::1 nonsense\r\n", Header::Own),
         (&longest, Header::Own),
@@ -66,30 +78,35 @@ fn lines_of_version_1_are_read() {
 fn lines_of_version_1_are_refused() {
     let endless = format!("PROXY UNKNOWN {}\r\n", "f".repeat(92));
     assert_eq!(reads(endless.as_bytes()), Err(Error::Endless));
-    for line in [
-        "PROXY \r\n",
-        "PROXY  TCP4 192.0.2.7 198.51.100.1 1 2\r\n",
-        "PROXY TCP4  192.0.2.7 198.51.100.1 1 2\r\n",
-        "PROXY tcp4 192.0.2.7 198.51.100.1 1 2\r\n",
-        "PROXY TCP4 192.0.2.7 198.51.100.1 1\r\n",
-        "PROXY TCP4 192.0.2.7 198.51.100.1 1 2 \r\n",
-        "PROXY TCP4 192.0.2.7 198.51.100.1 1 2 3\r\n",
-        "PROXY TCP4 192.0.2.7 198.51.100.1 01 2\r\n",
-        "PROXY TCP4 192.0.2.7 198.51.100.1 +1 2\r\n",
-        "PROXY TCP4 192.0.2.7 198.51.100.1 1 65536\r\n",
-        "PROXY TCP4 192.0.2.07 198.51.100.1 1 2\r\n",
-        "PROXY TCP4 192.0.2.256 198.51.100.1 1 2\r\n",
-        "PROXY TCP4 2001:db8::7 2001:db8::1 1 2\r\n",
-        "PROXY TCP6 192.0.2.7 198.51.100.1 1 2\r\n",
-        "PROXY TCP6 fe80::1%eth0 2001:db8::1 1 2\r\n",
-        "PROXY TCP4 192.0.2.7 198.51.100.1 1 2\n\r\n",
-        "PROXY TCP4 192.0.2.7\0 198.51.100.1 1 2\r\n",
-        "PROXY UDP4 192.0.2.7 198.51.100.1 1 2\r\n",
-        "PROXY UNKNOWNS\r\n",
+    for (line, want) in [
+        ("PROXY \r\n", Flaw::Protocol),
+        ("PROXY  TCP4 192.0.2.7 198.51.100.1 1 2\r\n", Flaw::Protocol),
+        ("PROXY tcp4 192.0.2.7 198.51.100.1 1 2\r\n", Flaw::Protocol),
+        ("PROXY UDP4 192.0.2.7 198.51.100.1 1 2\r\n", Flaw::Protocol),
+        ("PROXY UNKNOWNS\r\n", Flaw::Protocol),
+        ("PROXY TCP4\r\n", Flaw::Source),
+        ("PROXY TCP4  192.0.2.7 198.51.100.1 1 2\r\n", Flaw::Source),
+        ("PROXY TCP4 192.0.2.07 198.51.100.1 1 2\r\n", Flaw::Source),
+        ("PROXY TCP4 192.0.2.256 198.51.100.1 1 2\r\n", Flaw::Source),
+        ("PROXY TCP4 192.0.2.7\0 198.51.100.1 1 2\r\n", Flaw::Source),
+        ("PROXY TCP4 unix:/run/in 198.51.100.1 1 2\r\n", Flaw::Source),
+        ("PROXY TCP4 mail.example.org 198.51.100.1 1 2\r\n", Flaw::Source),
+        ("PROXY TCP6 [2001:db8::7] 2001:db8::1 1 2\r\n", Flaw::Source),
+        ("PROXY TCP6 fe80::1% 2001:db8::1 1 2\r\n", Flaw::Source),
+        ("PROXY TCP4 192.0.2.7%eth0 198.51.100.1 1 2\r\n", Flaw::Source),
+        ("PROXY TCP4 192.0.2.7\r\n", Flaw::Destination),
+        ("PROXY TCP4 192.0.2.7 198.51.100 1 2\r\n", Flaw::Destination),
+        ("PROXY TCP4 192.0.2.7 198.51.100.1 01 2\r\n", Flaw::SourcePort),
+        ("PROXY TCP4 192.0.2.7 198.51.100.1 +1 2\r\n", Flaw::SourcePort),
+        ("PROXY TCP4 192.0.2.7 198.51.100.1 1\r\n", Flaw::DestinationPort),
+        ("PROXY TCP4 192.0.2.7 198.51.100.1 1 65536\r\n", Flaw::DestinationPort),
+        ("PROXY TCP4 192.0.2.7 198.51.100.1 1 2\n\r\n", Flaw::DestinationPort),
+        ("PROXY TCP4 192.0.2.7 198.51.100.1 1 2 \r\n", Flaw::More),
+        ("PROXY TCP4 192.0.2.7 198.51.100.1 1 2 3\r\n", Flaw::More),
     ] {
-        assert_eq!(reads(line.as_bytes()), Err(Error::Line), "{line}");
+        assert_eq!(reads(line.as_bytes()), Err(Error::Line(want)), "{line}");
     }
-    assert_eq!(reads(b"PROXY TCP4 \xff\r\n"), Err(Error::Line));
+    assert_eq!(reads(b"PROXY TCP4 \xff\r\n"), Err(Error::Line(Flaw::Bytes)));
     for other in
         [&b"PROXX"[..], b"PROXY\t", b"proxy ", b"\x16\x03\x01", b"\r\n\r\n\r", b"a NOOP\r\n"]
     {
