@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use support::{Dovecot, FakeBackend, PATIENCE, Proxy, TlsOptions, wait_until, within};
 
-const REASONS: [&str; 29] = [
+const REASONS: [&str; 30] = [
     "logout",
     "client_closed",
     "client_vanished",
@@ -32,6 +32,7 @@ const REASONS: [&str; 29] = [
     "idle_timeout",
     "write_timeout",
     "half_closed_timeout",
+    "keys_used_up",
     "backend_closed",
     "backend_truncated",
     "backend_lost",

@@ -47,6 +47,7 @@ impl From<Error> for Reason {
     fn from(error: Error) -> Self {
         match error {
             Error::Io(_) => Self::ClientVanished,
+            Error::Tls(record::Error::Exhausted) => Self::KeysUsedUp,
             Error::Tls(_) => Self::ProtocolViolation,
             Error::WriteTimeout => Self::WriteTimeout,
         }
@@ -171,6 +172,11 @@ impl Client {
         let written = written?;
         sent?;
         Ok(written)
+    }
+
+    /// Whether the connection's keys are near their end: see [`Records::are_worn`].
+    pub fn is_worn(&self) -> bool {
+        self.tls.are_worn()
     }
 
     /// Bytes that the socket did not take yet.

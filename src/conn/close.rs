@@ -52,6 +52,8 @@ pub enum Reason {
     WriteTimeout,
     /// The client closed its side and the backend had not finished within `timeouts.half_closed`.
     HalfClosedTimeout,
+    /// TLS 1.2 has no way to new keys, and those of the connection have sealed as many records as they may.
+    KeysUsedUp,
     /// The backend closed where a response ends.
     BackendClosed,
     /// The backend closed in the middle of a response or with a command unanswered.

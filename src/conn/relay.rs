@@ -72,7 +72,7 @@ impl From<Reason> for End {
 impl From<client::Error> for End {
     fn from(error: client::Error) -> Self {
         let farewell = match error {
-            client::Error::Tls(_) => Farewell::Truncate, // an alert is on its way
+            client::Error::Tls(_) => Farewell::Truncate, // an alert is on its way, or the keys are used up
             client::Error::Io(_) | client::Error::WriteTimeout => Farewell::Drop,
         };
         Self { reason: error.into(), farewell }
@@ -130,6 +130,7 @@ async fn say_farewell(mut client: Client, end: &End, write: Duration) {
 fn last_words(reason: Reason) -> &'static [u8] {
     match reason {
         Reason::IdleTimeout => b"* BYE Idle for too long.\r\n",
+        Reason::KeysUsedUp => b"* BYE This connection has lasted as long as TLS 1.2 allows.\r\n",
         Reason::BackendStalled => b"* BYE [UNAVAILABLE] The mail server does not respond.\r\n",
         Reason::Drain => b"* BYE [UNAVAILABLE] The server is restarting.\r\n",
         _ => b"",
@@ -501,6 +502,9 @@ impl Relay {
         if self.half_closed.is_some_and(|end| now >= end) {
             return Some(told(Reason::HalfClosedTimeout));
         }
+        if may_speak && self.client.is_worn() {
+            return Some(Reason::KeysUsedUp.into());
+        }
         if let Some(draining) = &mut self.draining {
             let due = draining.bye_at.is_none_or(|at| now >= at);
             if now >= draining.until || (due && may_speak) {
@@ -526,4 +530,17 @@ fn spread(session: u64, window: Duration) -> Duration {
     // Fibonacci hashing: neighbours end up far apart.
     let hash = session.wrapping_mul(0x9e37_79b9_7f4a_7c15) >> 32;
     window.mul_f64(hash as f64 / f64::from(u32::MAX))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::proto::record;
+
+    #[test]
+    fn used_up_keys_are_the_fault_of_neither_side_and_end_with_bye() {
+        let end = End::from(client::Error::from(record::Error::Exhausted));
+        assert_eq!(end.reason, Reason::KeysUsedUp);
+        assert!(last_words(end.reason).starts_with(b"* BYE "));
+    }
 }

@@ -7,8 +7,9 @@
 //! clients may ask for and never get.
 //!
 //! Limits: a record as long as its version allows; [`MAX_WITHOUT_DATA`] records in a row that carry no data; as many
-//! records under one key as its cipher allows, then TLS 1.3 takes a new one and TLS 1.2 ends. A KeyUpdate stands
-//! alone in its record, since the next record has another key (§5.1).
+//! records under one key as its cipher allows, then TLS 1.3 takes a new one and TLS 1.2 ends: [`Records::are_worn`] says so
+//! [`MARGIN`] records before. A KeyUpdate may come in pieces, with no other record between them, and ends where its record
+//! does, since the next record has another key (§5.1).
 //! **Invariant:** no sequence number is used twice, and after an error or close_notify nothing more is opened.
 //! Not here: the handshake, sockets, when to send (`conn`).
 
@@ -32,6 +33,8 @@ const HEADER: usize = 5;
 const MAX_WITHOUT_DATA: u8 = 32;
 /// Records that are kept back for the last KeyUpdate and the last alert under a key.
 const RESERVE: u64 = 16;
+/// Records between the moment at which keys count as worn and their end: 1 GiB at most, in which a response ends.
+const MARGIN: u64 = 1 << 16;
 
 const ALERT_WARNING: u8 = 1;
 const ALERT_FATAL: u8 = 2;
@@ -71,6 +74,16 @@ pub struct Records {
     /// Makes the next keys; TLS 1.3 only.
     next: Option<Box<KernelConnection<ServerConnectionData>>>,
     without_data: u8,
+    message: Message,
+}
+
+/// A handshake message of the client that has not come whole.
+#[derive(Default)]
+struct Message {
+    /// Bytes that came of its type, its length and, of a KeyUpdate, its content, which are what they have to be.
+    seen: u8,
+    /// The length of a ClientHello, as far as it came, then what is missing of it.
+    rest: u32,
 }
 
 impl Records {
@@ -94,6 +107,7 @@ impl Records {
             suite,
             next: suite.tls13().map(|_| Box::new(next)),
             without_data: 0,
+            message: Message::default(),
         })
     }
 
@@ -164,6 +178,10 @@ impl Records {
             })
         })?;
         self.opened += 1;
+        let is_handshake = message.typ == ContentType::Handshake;
+        if self.message.seen > 0 && !is_handshake && self.next.is_some() {
+            return Err(Error::Broken(AlertDescription::UnexpectedMessage)); // between its pieces
+        }
         if message.typ == ContentType::ApplicationData && !message.payload.is_empty() {
             self.without_data = 0;
             plain.extend_from_slice(message.payload);
@@ -175,20 +193,66 @@ impl Records {
         }
         match (message.typ, message.payload) {
             (ContentType::ApplicationData, _) => Ok(Opened::Open),
+            // RFC 8446 §5.4, RFC 5246 §6.2.1: these are never empty.
+            (_, []) => Err(Error::Broken(AlertDescription::UnexpectedMessage)),
             (ContentType::Alert, &[level, alert]) => self.on_alert(level, alert.into()),
-            (ContentType::Handshake, &[KEY_UPDATE, 0, 0, 1, request @ (0 | 1)])
-                if self.next.is_some() =>
-            {
-                self.on_key_update(request == 1, out)
+            (ContentType::Alert, _) => Err(Error::Broken(AlertDescription::DecodeError)),
+            (ContentType::Handshake, _) if self.next.is_some() => {
+                match self.key_update(message.payload).map_err(Error::Broken)? {
+                    Some(requested) => self.on_key_update(requested, out),
+                    None => Ok(Opened::Open),
+                }
             }
-            (ContentType::Handshake, &[CLIENT_HELLO, ..]) if self.next.is_none() => {
-                // RFC 5246 §7.2.2: it may go on without.
-                self.alert(ALERT_WARNING, AlertDescription::NoRenegotiation, out)?;
+            (ContentType::Handshake, _) => {
+                if self.hello(message.payload).map_err(Error::Broken)? {
+                    // RFC 5246 §7.2.2: it may go on without.
+                    self.alert(ALERT_WARNING, AlertDescription::NoRenegotiation, out)?;
+                }
                 Ok(Opened::Open)
             }
-            (ContentType::Alert, _) => Err(Error::Broken(AlertDescription::DecodeError)),
             _ => Err(Error::Broken(AlertDescription::UnexpectedMessage)),
         }
+    }
+
+    /// Takes a piece of the only handshake message that TLS 1.3 allows here (RFC 8446 §4.6.3); once it is whole, whether the
+    /// client wants a new key of ours as well.
+    fn key_update(&mut self, piece: &[u8]) -> Result<Option<bool>, AlertDescription> {
+        for (index, byte) in piece.iter().enumerate() {
+            match (self.message.seen, *byte) {
+                (0, KEY_UPDATE) | (1 | 2, 0) | (3, 1) => self.message.seen += 1,
+                (0, _) => return Err(AlertDescription::UnexpectedMessage),
+                (1..=3, _) => return Err(AlertDescription::DecodeError), // its length
+                (_, 2..) => return Err(AlertDescription::IllegalParameter),
+                (_, _) if index + 1 < piece.len() => {
+                    return Err(AlertDescription::UnexpectedMessage); // under the old key
+                }
+                (_, request) => {
+                    self.message.seen = 0;
+                    return Ok(Some(request == 1));
+                }
+            }
+        }
+        Ok(None)
+    }
+
+    /// Takes a piece of the only handshake message that TLS 1.2 allows here; whether one has ended in it.
+    fn hello(&mut self, piece: &[u8]) -> Result<bool, AlertDescription> {
+        let Message { seen, rest } = &mut self.message;
+        let mut ended = false;
+        for byte in piece {
+            match (*seen, *byte) {
+                (0, CLIENT_HELLO) => *rest = 0,
+                (0, _) => return Err(AlertDescription::UnexpectedMessage),
+                (1..=3, byte) => *rest = (*rest << 8) | u32::from(byte),
+                _ => *rest -= 1,
+            }
+            *seen = (*seen + 1).min(4);
+            if *seen == 4 && *rest == 0 {
+                *seen = 0;
+                ended = true;
+            }
+        }
+        Ok(ended)
     }
 
     fn on_alert(&self, level: u8, alert: AlertDescription) -> Result<Opened, Error> {
@@ -220,6 +284,11 @@ impl Records {
         self.sealed = secrets.0;
         self.encrypter = encrypter(self.suite, secrets).map_err(|_| Error::Exhausted)?;
         Ok(())
+    }
+
+    /// Whether the end of the keys is near: then nothing more should be begun. Never with TLS 1.3, which takes new ones.
+    pub fn are_worn(&self) -> bool {
+        self.next.is_none() && self.sealed.saturating_add(MARGIN) >= self.limit
     }
 
     /// `plain` as records, appended to `out`.

@@ -242,6 +242,21 @@ fn keys_are_updated_by_either_side() {
 }
 
 #[test]
+fn tls12_tells_in_time_that_its_keys_are_near_their_end() {
+    let [mut old, mut new] = [tls12(), tls13()];
+    for pair in [&mut old, &mut new] {
+        pair.records.limit = pair.records.sealed + MARGIN + 1;
+        assert!(!pair.records.are_worn());
+        assert_eq!(pair.we_say(b"one more"), b"one more");
+    }
+    assert!(old.records.are_worn());
+    assert_eq!(old.we_say(b"* BYE\r\n"), b"* BYE\r\n");
+    assert!(!new.records.are_worn(), "it takes new ones");
+    old.records.limit = u64::MAX; // as with ChaCha20-Poly1305
+    assert!(!old.records.are_worn());
+}
+
+#[test]
 fn tls12_ends_when_its_keys_are_used_up() {
     let mut pair = tls12();
     pair.records.limit = pair.records.sealed + RESERVE + 1;
@@ -275,6 +290,7 @@ fn only_what_may_come_behind_a_handshake_is_taken() {
     use AlertDescription as Alert;
     const HANDSHAKE: ContentType = ContentType::Handshake;
     const ALERT: ContentType = ContentType::Alert;
+    const FINISHED: u8 = 20;
     let broken = |alert| Err(Error::Broken(alert));
     let hello: &[u8] = &[CLIENT_HELLO, 0, 0, 2, 3, 3];
     let both = [
@@ -284,15 +300,20 @@ fn only_what_may_come_behind_a_handshake_is_taken() {
         (ALERT, &[ALERT_FATAL, 48], Err(Error::Alert(Alert::UnknownCA))),
         (ALERT, &[ALERT_FATAL], broken(Alert::DecodeError)),
         (ALERT, &[ALERT_FATAL, 0, 0], broken(Alert::DecodeError)),
-        (HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 2], broken(Alert::UnexpectedMessage)),
-        (HANDSHAKE, &[KEY_UPDATE, 0, 0], broken(Alert::UnexpectedMessage)),
-        (HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 0, 0], broken(Alert::UnexpectedMessage)),
+        (ALERT, &[], broken(Alert::UnexpectedMessage)),
         (HANDSHAKE, &[], broken(Alert::UnexpectedMessage)),
+        (HANDSHAKE, &[FINISHED, 0, 0, 12], broken(Alert::UnexpectedMessage)),
         (ContentType::Heartbeat, &[1], broken(Alert::UnexpectedMessage)),
     ];
     let new = [
         (ALERT, &[ALERT_WARNING, 48][..], Err(Error::Alert(Alert::UnknownCA))),
         (HANDSHAKE, hello, broken(Alert::UnexpectedMessage)),
+        (HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 2], broken(Alert::IllegalParameter)),
+        (HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 255, 0], broken(Alert::IllegalParameter)),
+        (HANDSHAKE, &[KEY_UPDATE, 0, 0, 0], broken(Alert::DecodeError)),
+        (HANDSHAKE, &[KEY_UPDATE, 0, 0, 2, 0, 0], broken(Alert::DecodeError)),
+        (HANDSHAKE, &[KEY_UPDATE, 1, 0, 1, 0], broken(Alert::DecodeError)),
+        (HANDSHAKE, &[KEY_UPDATE, 0, 0, 1, 0, 0], broken(Alert::UnexpectedMessage)),
         (ContentType::ChangeCipherSpec, &[1], broken(Alert::UnexpectedMessage)),
     ];
     let old = [
@@ -318,6 +339,56 @@ fn only_what_may_come_behind_a_handshake_is_taken() {
             _ => assert_eq!(answers, []),
         }
     }
+}
+
+/// RFC 8446 §5.1: a message may be cut, and then nothing comes between its pieces.
+#[test]
+fn a_key_update_may_come_in_pieces_with_nothing_between_them() {
+    const UPDATE: &[u8] = &[KEY_UPDATE, 0, 0, 1, 0];
+    for cut in 1..UPDATE.len() {
+        let (first, second) = UPDATE.split_at(cut);
+        let mut forger = tls13().forger();
+        assert_eq!(forger.send(ContentType::Handshake, first), (Ok(Opened::Open), Vec::new()));
+        assert_eq!(forger.send(ContentType::Handshake, second), (Ok(Opened::Open), Vec::new()));
+        assert_eq!(forger.records.opened, 0, "a new key, cut at {cut}");
+
+        for (content, payload) in [
+            (ContentType::ApplicationData, &b"data"[..]),
+            (ContentType::ApplicationData, b""),
+            (ContentType::Alert, &[ALERT_WARNING, 0]),
+            (ContentType::Handshake, b""),
+        ] {
+            let mut forger = tls13().forger();
+            forger.send(ContentType::Handshake, first).0.expect("a piece");
+            let (opened, _) = forger.send(content, payload);
+            let unexpected = AlertDescription::UnexpectedMessage;
+            assert_eq!(opened, Err(Error::Broken(unexpected)), "{content:?} at {cut}");
+        }
+    }
+    let mut forger = tls13().forger();
+    for byte in UPDATE {
+        assert_eq!(forger.send(ContentType::Handshake, &[*byte]).0, Ok(Opened::Open));
+    }
+    assert_eq!(forger.records.opened, 0);
+}
+
+#[test]
+fn a_hello_in_pieces_is_declined_once_and_data_may_come_between() {
+    let hello = [&[CLIENT_HELLO, 0, 1, 44][..], &[7; 300]].concat();
+    let decline = vec![(ContentType::Alert, vec![ALERT_WARNING, 100])]; // no_renegotiation
+    for cut in [1, 2, 3, 4, 5, 303] {
+        let (first, second) = hello.split_at(cut);
+        let mut forger = tls12().forger();
+        for _ in 0..2 {
+            assert_eq!(forger.send(ContentType::Handshake, first), (Ok(Opened::Open), Vec::new()));
+            assert_eq!(forger.send(ContentType::ApplicationData, b"data").0, Ok(Opened::Open));
+            let declined = forger.send(ContentType::Handshake, second);
+            assert_eq!(declined, (Ok(Opened::Open), decline.clone()), "cut at {cut}");
+        }
+    }
+    // However many stand in one record.
+    let many = [CLIENT_HELLO, 0, 0, 0].repeat(100);
+    assert_eq!(tls12().forger().send(ContentType::Handshake, &many).1, decline);
 }
 
 #[test]
