@@ -166,11 +166,11 @@ fn the_shape_of_a_file() {
         (
             and("log: &log\n  level: info\nlimits: *log"),
             &[
-                "11:3: anchors (`&name`) are not taken, write the value out",
+                "10:6: anchors (`&name`) are not taken, write the value out",
                 "12:9: aliases (`*name`) are not taken, write the value out",
             ],
         ),
-        (and("log:\n  level: !!str info"), &["11:16: tags (`!name`) are not taken, leave it out"]),
+        (and("log:\n  level: !!str info"), &["11:10: tags (`!name`) are not taken, leave it out"]),
         (and("? [a]\n: b"), &["10:3: a key must be a word, found a list"]),
         (and("log: info"), &["10:6: expected a section, found `info`"]),
         (
@@ -507,6 +507,67 @@ fn files_that_cannot_be_read() {
     let output = place.run(&["check", "--config", "f.yaml"]);
     let expected = "f.yaml:2:9: not UTF-8; save the file in that encoding\n";
     assert!(stderr(&output).starts_with(expected), "{}", stderr(&output));
+}
+
+/// A parser takes a NUL for the end of the text: what stands behind would count as not written.
+#[test]
+fn characters_that_no_text_has_are_mistakes_with_their_place() {
+    let place = Place::new();
+    let refused = |content: &[u8]| {
+        place.write("f.yaml", content);
+        let outputs = ["check", "run"].map(|command| place.run(&[command, "--config", "f.yaml"]));
+        outputs.map(|output| {
+            assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+            let text = stderr(&output);
+            let line = text.lines().find(|line| line.starts_with("f.yaml:")).map(str::to_owned);
+            line.unwrap_or_else(|| panic!("{text}"))
+        })
+    };
+    let hidden = format!("{GOOD}\0\ntimeouts: {{ idle: 1s }}\n");
+    let utf_16: Vec<u8> = GOOD.encode_utf16().flat_map(u16::to_le_bytes).collect();
+    let with_mark = [b"\xff\xfe", &utf_16[..]].concat();
+    let no_text = "f.yaml:1:1: UTF-16 or UTF-32, or no text at all; save the file as UTF-8";
+    for (content, expected) in [
+        (hidden.as_bytes(), "f.yaml:10:1: a NUL character, which YAML does not allow; take it out"),
+        (
+            with("143", "143 # \u{1b}").as_bytes(),
+            "f.yaml:9:34: the control character U+001B, which YAML does not allow; take it out",
+        ),
+        (
+            with("backend:", "\u{feff}backend:").as_bytes(),
+            "f.yaml:7:1: a byte order mark, which YAML does not allow; take it out",
+        ),
+        (
+            with("legacy-imap:143", "\"legacy\\0\"").as_bytes(),
+            "f.yaml:9:16: this value holds a NUL character, as no value may; take it out",
+        ),
+        (&utf_16, no_text),
+        (&with_mark, no_text),
+    ] {
+        assert_eq!(refused(content), [expected; 2]);
+    }
+    place.write("f.yaml", format!("\u{feff}{GOOD}"));
+    let output = place.run(&["check", "--config", "f.yaml"]);
+    assert_eq!(output.status.code(), Some(0), "{}", stderr(&output));
+}
+
+#[test]
+fn a_variable_brings_no_character_that_no_value_may_hold() {
+    use std::ffi::OsStr;
+    use std::os::unix::ffi::OsStrExt as _;
+    let place = Place::new();
+    place.write("f.yaml", with("legacy-imap:143", "\"${BACKEND:-legacy:143}\""));
+    for (value, expected) in [
+        (&b"legacy:143\r"[..], "holds a carriage return, as no value may"),
+        (b"\x1b[1m", "holds the control character U+001B, as no value may"),
+        (b"caf\xe9:143", "is not UTF-8"),
+    ] {
+        let mut command = place.command(&["check", "--config", "f.yaml"]);
+        let output = command.env("BACKEND", OsStr::from_bytes(value)).output().unwrap();
+        assert_eq!(output.status.code(), Some(2), "{}", stderr(&output));
+        let expected = format!("f.yaml:9:16: environment variable `BACKEND` {expected}\n");
+        assert!(stderr(&output).starts_with(&expected), "{}", stderr(&output));
+    }
 }
 
 #[test]

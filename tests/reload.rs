@@ -463,6 +463,27 @@ fn fifty_reloads_leave_nothing_behind() {
     proxy.stop();
 }
 
+/// A NUL would hide what stands behind it, and the rest would be taken.
+#[test]
+fn a_file_with_a_nul_character_is_refused_and_the_old_one_stays() {
+    let backend = FakeBackend::plain();
+    let mut proxy = Proxy::start(&backend, "");
+    let mut client = proxy.logged_in();
+    let mut text = fs::read_to_string(proxy.config_file()).unwrap();
+    let line = text.lines().count() + 1;
+    text.push_str("\0\nlimits: { connections: 1 }\n");
+    fs::write(proxy.config_file(), text).unwrap();
+    let lines = proxy.hang_up();
+    assert_eq!(lines.len(), 1, "{lines:?}");
+    let place = format!("config.yaml:{line}:1: a NUL character");
+    assert!(lines[0].contains("refused") && lines[0].contains(&place), "{lines:?}");
+    assert_eq!(proxy.metric(REFUSED), 1.0);
+    assert!(client.result("NOOP").starts_with("OK"));
+    drop(client);
+    proxy.terminate();
+    assert_eq!(proxy.wait(PATIENCE).code(), Some(0));
+}
+
 #[test]
 fn the_demo_reads_its_certificates_again() {
     let folder = tempfile::tempdir().unwrap();

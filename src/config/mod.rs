@@ -38,7 +38,7 @@ pub use value::amount::duration_text;
 
 use read::Read as _;
 use text::mistake::Mistakes;
-use text::{env, yaml};
+use text::{characters, env, yaml};
 
 /// Bytes in a configuration file. A real one has a few thousand.
 pub const MAX_LEN: usize = 1 << 20;
@@ -87,15 +87,10 @@ impl fmt::Display for Unreadable {
 pub fn load(path: &Path) -> Result<Settings, Error> {
     let bytes = contents(path).map_err(|why| Error::Unreadable { file: path.to_owned(), why })?;
     match String::from_utf8(bytes) {
-        // A variable that is no UTF-8 counts as not set: no value here could be made of it.
-        Ok(text) => parse(&text, path, &|name| std::env::var(name).ok()),
+        Ok(text) => parse(&text, path, &|name| std::env::var_os(name)),
         Err(error) => {
-            let good = error.utf8_error().valid_up_to();
-            let before = String::from_utf8_lossy(&error.as_bytes()[..good]);
-            let line = before.matches('\n').count() + 1;
-            let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
             let mut mistakes = Mistakes::default();
-            mistakes.add(Mark { line, column }, "not UTF-8; save the file in that encoding");
+            characters::check(characters::without_mark(error.as_bytes()), &mut mistakes);
             Err(Error::Invalid(Box::new(mistakes.finish(path, ""))))
         }
     }
@@ -127,8 +122,13 @@ fn contents(path: &Path) -> Result<Vec<u8>, Unreadable> {
 pub fn parse(text: &str, file: &Path, env: Lookup) -> Result<Settings, Error> {
     let text = text.strip_prefix('\u{feff}').unwrap_or(text);
     let mut mistakes = Mistakes::default();
+    characters::check(text.as_bytes(), &mut mistakes);
     let mut tls = None;
-    let settings = settings(text, env, &mut mistakes, &mut tls);
+    // What follows such a character may mean something else than it shows.
+    let settings = match mistakes.is_empty() {
+        true => settings(text, env, &mut mistakes, &mut tls),
+        false => None,
+    };
     match settings {
         Some(settings) if mistakes.is_empty() => Ok(settings),
         _ => {

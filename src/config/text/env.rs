@@ -6,16 +6,19 @@
 //! default ends at the first `}`. What was put in is not expanded again. `$$` is a `$`; a `$` before
 //! anything else stands for itself. Keys are never expanded.
 
+use std::ffi::OsString;
+
+use super::characters;
 use super::mistake::{Mistakes, shown};
 use super::yaml::{Kind, Node};
 
-/// Where variables are looked up: `std::env::var` in production, a table in tests.
-pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<String>;
+/// Where variables are looked up: `std::env::var_os` in production, a table in tests.
+pub type Lookup<'a> = &'a dyn Fn(&str) -> Option<OsString>;
 
 /// Expands every scalar below `node`; one with a mistake becomes [`Kind::Broken`].
 pub fn expand(node: &mut Node, lookup: Lookup, mistakes: &mut Mistakes) {
     match &mut node.kind {
-        Kind::Scalar(text) => match expanded(text, lookup) {
+        Kind::Scalar(text) => match written(text).and_then(|()| expanded(text, lookup)) {
             Ok(new) => *text = new,
             Err(message) => {
                 mistakes.add(node.mark, message);
@@ -27,6 +30,14 @@ pub fn expand(node: &mut Node, lookup: Lookup, mistakes: &mut Mistakes) {
             entries.iter_mut().for_each(|entry| expand(&mut entry.value, lookup, mistakes));
         }
         Kind::Null | Kind::Broken => {}
+    }
+}
+
+/// Whether the file itself says nothing that no value may hold: an escape may.
+fn written(text: &str) -> Result<(), String> {
+    match characters::foreign(text) {
+        Some(what) => Err(format!("this value holds {what}, as no value may; take it out")),
+        None => Ok(()),
     }
 }
 
@@ -64,7 +75,12 @@ fn value_of(variable: &str, lookup: Lookup) -> Result<String, String> {
         let what = shown(variable);
         return Err(format!("`${{{what}}}` is neither `${{NAME}}` nor `${{NAME:-default}}`"));
     }
-    match (lookup(name), default) {
+    let value = lookup(name).map(OsString::into_string).transpose();
+    let value = value.map_err(|_| format!("environment variable `{name}` is not UTF-8"))?;
+    if let Some(what) = value.as_deref().and_then(characters::foreign) {
+        return Err(format!("environment variable `{name}` holds {what}, as no value may"));
+    }
+    match (value, default) {
         (Some(value), None) => Ok(value),
         (Some(value), Some(_)) if !value.is_empty() => Ok(value),
         (_, Some(default)) => Ok(default.to_owned()),
@@ -78,10 +94,14 @@ fn value_of(variable: &str, lookup: Lookup) -> Result<String, String> {
 mod tests {
     use super::*;
 
-    fn lookup(name: &str) -> Option<String> {
+    fn lookup(name: &str) -> Option<OsString> {
+        use std::os::unix::ffi::OsStringExt as _;
         match name {
             "HOST" => Some("legacy".into()),
-            "EMPTY" => Some(String::new()),
+            "EMPTY" => Some(OsString::new()),
+            "WINDOWS" => Some("legacy\r".into()),
+            "COLOUR" => Some("\u{1b}[1m".into()),
+            "LATIN" => Some(OsString::from_vec(b"caf\xe9".to_vec())),
             "NESTED" => Some("${HOST}: [a, #b]".into()),
             _ => None,
         }
@@ -117,6 +137,15 @@ mod tests {
                 "environment variable `NONE` is not set; set it, or write `${NONE:-default}`",
             ),
             ("a${HOST", "`${HOST` has no closing brace"),
+            (
+                "${WINDOWS}:143",
+                "environment variable `WINDOWS` holds a carriage return, as no value may",
+            ),
+            (
+                "${COLOUR:-x}",
+                "environment variable `COLOUR` holds the control character U+001B, as no value may",
+            ),
+            ("${LATIN:-x}", "environment variable `LATIN` is not UTF-8"),
             ("${}", "`${}` is neither `${NAME}` nor `${NAME:-default}`"),
             ("${1A}", "`${1A}` is neither `${NAME}` nor `${NAME:-default}`"),
             ("${HOST-x}", "`${HOST-x}` is neither `${NAME}` nor `${NAME:-default}`"),

@@ -2,6 +2,8 @@
 
 pub mod mistake;
 
+pub mod characters;
+
 pub mod yaml;
 
 pub mod env;
