@@ -108,7 +108,7 @@ fn c5_line_behind_a_refused_mechanism_is_a_command_and_is_seen_and_logged() {
     let logins = proxy.wait_for_logins(2);
     let logins: Vec<_> =
         logins.iter().map(|line| (line.field("user"), line.field("result"))).collect();
-    assert_eq!(logins[0].1, "rejected");
+    assert_eq!(logins[0].1, "aborted");
     assert_eq!(logins[1], ("test".to_owned(), "ok".to_owned()));
     proxy.stop();
 }

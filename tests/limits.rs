@@ -101,6 +101,28 @@ fn login_deadline_also_holds_inside_literals_and_sasl() {
     proxy.stop();
 }
 
+/// A server has places for few logins: a client that owes it an answer holds one for ten seconds.
+#[test]
+fn client_that_a_backend_waits_for_has_less_time() {
+    let challenges = FakeBackend::imap("AUTH=CRAM-MD5", |session, command| {
+        command.name == "AUTHENTICATE" && session.send("+ PDEyM0B4Pg==\r\n")
+    });
+    let proxy = Proxy::start(&challenges, "");
+    challenges.wait_for_connections(0);
+    let mut client = proxy.connect();
+    client.expect("* OK ");
+    client.send("a AUTHENTICATE CRAM-MD5\r\n");
+    client.expect("+ PDEyM0B4Pg==");
+    let since = Instant::now();
+    // Bytes buy no time, and `timeouts.login` is a minute.
+    client.send("YWxp");
+    assert_eq!(client.rest(Duration::from_secs(50)), "* BYE Login took too long.\r\n");
+    assert!(since.elapsed() > Duration::from_secs(9), "{:?}", since.elapsed());
+    proxy.wait_for_ends("login_timeout", 1);
+    challenges.wait_for_connections(0);
+    proxy.stop();
+}
+
 /// B2.
 #[test]
 fn line_without_an_end_is_too_big() {

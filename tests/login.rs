@@ -398,6 +398,98 @@ fn authentication_is_cancelled_with_a_star() {
     proxy.stop();
 }
 
+/// What every server would say alike is said without one, and a login that is given up costs it nothing.
+#[test]
+fn backend_is_dialled_when_the_client_has_said_what_needs_no_backend() {
+    let offers = "SASL-IR AUTH=PLAIN AUTH=LOGIN AUTH=XOAUTH2 AUTH=SCRAM-SHA-256";
+    let backend = FakeBackend::imap(offers, |session, command| {
+        if command.name != "AUTHENTICATE" || command.arguments[0] != b"LOGIN" {
+            return false;
+        }
+        session.send("+ VXNlcg==\r\n");
+        session.line();
+        session.send("+ UGFzcw==\r\n");
+        session.line();
+        session.send(format!("{} OK Logged in\r\n", command.tag))
+    });
+    let proxy = Proxy::start(&backend, "");
+    let dials = backend.dials();
+    for (mechanism, prompt) in [
+        ("PLAIN", "+ "),
+        ("LOGIN", "+ VXNlcm5hbWU6"),
+        ("LOGIN YWxpY2U=", "+ UGFzc3dvcmQ6"),
+        ("XOAUTH2", "+ "),
+        ("scram-sha-256", "+ "),
+    ] {
+        let mut client = proxy.connect();
+        client.expect("* OK ");
+        for (said, answer) in [("*", "BAD"), ("!", "BAD")] {
+            client.send(format!("a AUTHENTICATE {mechanism}\r\n"));
+            assert_eq!(client.line(), prompt, "{mechanism}");
+            client.send(format!("{said}\r\n"));
+            client.expect(&format!("a {answer} "));
+        }
+    }
+    assert_eq!(backend.dials(), dials, "the backend was dialled for nothing");
+    let mut client = proxy.connect();
+    client.expect("* OK ");
+    // In one breath, which no client does, and piece by piece.
+    client.send("a AUTHENTICATE LOGIN\r\nYWxpY2U=\r\nc2VjcmV0\r\n");
+    client.expect("+ VXNlcm5hbWU6");
+    client.expect("+ UGFzc3dvcmQ6");
+    client.expect("a OK ");
+    let mut client = proxy.connect();
+    client.expect("* OK ");
+    client.send("a AUTHENTICATE PLAIN\r\n");
+    client.expect("+ ");
+    client.send("AGFsaWNl");
+    client.send("AHNlY3JldA==\r\n");
+    client.expect("a OK ");
+    let received = backend.received();
+    assert!(received.contains(" AUTHENTICATE LOGIN\r\nYWxpY2U=\r\nc2VjcmV0\r\n"), "{received}");
+    assert!(received.contains(" AUTHENTICATE PLAIN\r\nAGFsaWNlAHNlY3JldA==\r\n"), "{received}");
+    let logins = proxy.wait_for_logins(12);
+    assert!(logins[..10].iter().all(|line| line.field("result") == "aborted"), "{logins:?}");
+    assert_eq!(logins[10].field("user"), "alice");
+    proxy.stop();
+}
+
+/// What the server does not offer is refused without it, and never as a wrong password is.
+#[test]
+fn login_that_the_backend_does_not_offer_is_refused_without_it() {
+    let offers = "LOGINDISABLED AUTH=PLAIN AUTH=SCRAM-SHA-1-PLUS";
+    let backend = FakeBackend::imap(offers, |_, _| false);
+    let proxy = Proxy::start(&backend, "");
+    let dials = backend.dials();
+    let mut client = proxy.connect();
+    client.expect("* OK ");
+    // More of them than there may be bad commands: a client goes through what it knows.
+    for mechanism in ["CRAM-MD5", "XODD AAAA", "SCRAM-SHA-1-PLUS", "GSSAPI", "DIGEST-MD5"] {
+        let answer = client.result(&format!("AUTHENTICATE {mechanism}"));
+        assert_eq!(answer, "NO Unsupported authentication mechanism.");
+    }
+    let answer = client.result("LOGIN alice secret");
+    assert!(answer.starts_with("NO [PRIVACYREQUIRED] "), "{answer}");
+    assert_eq!(backend.dials(), dials, "the backend was dialled for nothing");
+    assert!(client.result("AUTHENTICATE PLAIN AGFsaWNlAHNlY3JldA==").starts_with("OK"));
+    let logins = proxy.wait_for_logins(7);
+    assert!(logins[..6].iter().all(|line| line.field("result") == "aborted"), "{logins:?}");
+    assert_eq!(logins[5].field("user"), "alice");
+    assert_eq!(logins[6].field("result"), "ok");
+    proxy.stop();
+    // What the operator says counts, of both.
+    let hidden = "backend: { capabilities: { hide: [LOGINDISABLED], add: [AUTH=XODD] } }";
+    let proxy = Proxy::start(&backend, hidden);
+    let mut client = proxy.connect();
+    client.expect("* OK ");
+    assert_eq!(
+        client.result("AUTHENTICATE XODD"),
+        "NO [AUTHENTICATIONFAILED] Authentication failed."
+    );
+    assert!(client.result("LOGIN alice secret").starts_with("OK"));
+    proxy.stop();
+}
+
 /// D7 and B6: what is not base64 goes no further.
 #[test]
 fn broken_base64_never_reaches_the_backend() {

@@ -127,6 +127,29 @@ fn dovecot_sees_the_clients_own_address_and_the_proxys_for_looks() {
     assert!(!proxy.text().contains("takes a client for the proxy"), "{}", proxy.text());
 }
 
+/// What it tells the proxy rules out nothing: the client may be told otherwise.
+#[test]
+fn a_server_that_trusts_the_clients_address_and_not_the_proxys_is_asked() {
+    let networks = Networks::new();
+    let backend = networks.at("s", || {
+        FakeBackend::raw_at((SERVER, 0).into(), |session| {
+            let peer = session.tcp().peer_addr().expect("it is connected").ip();
+            let trusts = peer == CLIENT;
+            let list = if trusts { "IMAP4rev1 AUTH=PLAIN" } else { "IMAP4rev1 LOGINDISABLED" };
+            session.greet(list);
+            session.serve(list, &|_, _| false);
+        })
+    });
+    networks.bring_back(backend.address.port());
+    let proxy = networks.at("p", || Proxy::start(&backend, TRANSPARENT));
+    let mut client = networks.connect(&proxy, FRONT.into());
+    assert!(client.expect("* OK ").contains("LOGINDISABLED"));
+    assert!(client.result("LOGIN alice secret").starts_with("OK"));
+    let mut client = networks.connect(&proxy, FRONT.into());
+    client.expect("* OK ");
+    assert!(client.result("AUTHENTICATE PLAIN AGFsaWNlAHNlY3JldA==").starts_with("OK"));
+}
+
 #[test]
 fn a_server_on_the_proxys_own_machine_sees_the_client_too() {
     let networks = Networks::new();

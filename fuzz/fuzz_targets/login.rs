@@ -18,7 +18,19 @@ libfuzzer_sys::fuzz_target!(|said: (&[u8], &[u8], &[u8], bool)| {
     let repair = Repair::new(&[], &[]);
     let mut exchange = Exchange::new(&login, &repair, LIMITS, b"P1");
     let (mut to_backend, mut to_client, mut from_backend) = (Vec::new(), Vec::new(), Vec::new());
-    let mut step = exchange.start(Dialect::of(offers), dialogue.id(), &mut to_backend);
+    let mut step = exchange.open(&mut to_client);
+    while step == Step::Client {
+        let told = to_client.len();
+        step = exchange.on_client(&mut input, &mut to_backend, &mut to_client);
+        assert!(to_backend.is_empty(), "there is no backend yet");
+        if step == Step::Client && to_client.len() == told {
+            return; // the client has said all
+        }
+    }
+    if step != Step::Backend {
+        return;
+    }
+    step = exchange.start(Dialect::of(offers), dialogue.id(), &mut to_backend);
     assert!(to_backend.starts_with(b"P1 "));
     loop {
         to_backend.clear();

@@ -173,7 +173,8 @@ async fn look(server: &Server, endpoint: &Endpoint) {
     };
     match asked {
         Ok((said, took)) => {
-            let known = Known::new(Arc::new(said), &server.repair);
+            let identity = server.goes_by.server.identity;
+            let known = Known::new(Arc::new(said), &server.repair, identity);
             server.on_good(endpoint, known, took, jittered(server.goes_by.health.interval));
         }
         Err(error) => server.on_bad_look(endpoint, error.failure(), &error),

@@ -41,7 +41,7 @@ use tokio::sync::Notify;
 use tokio::sync::futures::Notified;
 
 use crate::admin::BackendState;
-use crate::config::settings::{self, Balance, ServerState};
+use crate::config::settings::{self, Balance, Identity, ServerState};
 use crate::metrics::Metrics;
 use crate::proto::imap::capability::{self, Repair};
 use crate::proto::imap::login::Dialect;
@@ -110,6 +110,8 @@ pub struct Known {
     pub told: Told,
     /// The same for clients who have to say STARTTLS first.
     pub told_before_tls: Told,
+    /// It tells every client the same; one that we speak to from the client's own address may not.
+    pub of_all_clients: bool,
     /// What the server itself can read.
     pub dialect: Dialect,
     /// It refuses passwords on what it takes for an unencrypted connection (RFC 9051 §6.2.3).
@@ -334,7 +336,7 @@ impl News {
 }
 
 impl Known {
-    fn new(said: Arc<Said>, repair: &Repair) -> Self {
+    fn new(said: Arc<Said>, repair: &Repair, identity: Identity) -> Self {
         let Said { text, capabilities: list, .. } = &*said;
         let (mut capabilities, mut before_tls) = (Vec::new(), Vec::new());
         repair.words(list, &mut capabilities);
@@ -347,6 +349,7 @@ impl Known {
         Self {
             told: told(capabilities),
             told_before_tls: told(before_tls),
+            of_all_clients: identity != Identity::Transparent,
             dialect: Dialect::of(list),
             login_disabled: capability::has(list, b"LOGINDISABLED"),
             said,

@@ -122,7 +122,9 @@ impl Server {
         before: Option<&Arc<Self>>,
     ) -> Self {
         let name: Arc<str> = goes_by.server.address.to_string().into();
-        let again = |known: Arc<Known>| Arc::new(Known::new(Arc::clone(&known.said), repair));
+        let identity = goes_by.server.identity;
+        let again =
+            |known: Arc<Known>| Arc::new(Known::new(Arc::clone(&known.said), repair, identity));
         let mut places = Vec::new();
         // What it said in plaintext, or where others were trusted, is told to no client: it is as good as never seen.
         let knew = before.filter(|before| before.goes_by.server.tls == goes_by.server.tls);

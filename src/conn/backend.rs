@@ -1,15 +1,17 @@
 //! Logs one client in at a backend; drives [`crate::proto::imap::login`].
 //!
-//! In: a whole login. Out: the connection to the backend, behind its OK, or nothing: the client was told why and
-//! may try again. Servers are dialled in order until one greets; from the first byte of the login on it is that
+//! In: a whole LOGIN or AUTHENTICATE. Out: the connection to the backend, behind its OK, or nothing: the client was told
+//! why and may try again. What the client has to say before a server can answer it says first. Servers are dialled in order until one greets; from the first byte of the login on it is that
 //! one or none (a password never goes to two servers), and each attempt is a connection of its own. One that lets itself be
 //! waited for longer than usual is left for another that works. While none greets the client waits, `backend.hold` at most.
-//! Deadlines: `timeouts.backend_login` for the exchange, within `timeouts.login` for everything.
+//! Deadlines: `timeouts.backend_login` for the exchange, [`ANSWER`] for each of the client's answers in it, within
+//! `timeouts.login` for everything.
 
 use std::collections::VecDeque;
 use std::net::SocketAddr;
 use std::pin::pin;
 use std::sync::Arc;
+use std::time::Duration;
 
 use tokio::io::AsyncReadExt as _;
 use tokio::time::{Instant, timeout_at};
@@ -27,10 +29,14 @@ use crate::backend::identity::Caller;
 use crate::backend::server::Seat;
 use crate::log::printable;
 use crate::metrics::{HoldResult, LoginResult, Phase};
-use crate::proto::imap::dialogue::Login;
+use crate::proto::imap::dialogue::{Login, answer};
 use crate::proto::imap::id::Fields;
 use crate::proto::imap::introduction;
 use crate::proto::imap::login::{self, Exchange, Outcome, Step};
+
+/// How long a client may take for an answer while a server waits for it. Servers have places for few logins (Dovecot for
+/// 100), so silence must not hold one; a mail client computes its answer and asks nobody.
+const ANSWER: Duration = Duration::from_secs(10);
 
 /// Somebody is logged in: the connection behind the backend's OK, and the place that it takes there.
 pub struct LoggedIn {
@@ -61,16 +67,17 @@ pub async fn log_in(
         hops: hops.unwrap_or_default(),
         tag: &introduction_tag,
     };
-    let attempt = match hops {
-        Some(_) => attempt(dialogue, &mut exchange, login, &caller, ctx).await,
-        None => refuse_loop(dialogue, login, &caller, ctx).await,
+    let attempt = match (hops, ruled_out(login, ctx)) {
+        (None, _) => refuse_loop(dialogue, login, &caller, ctx).await,
+        (Some(_), Some(text)) => refuse(dialogue, login, text, ctx).await,
+        (Some(_), None) => attempt(dialogue, &mut exchange, login, &caller, ctx).await,
     };
     let seconds = start.elapsed().as_secs_f64();
     let result = match attempt.as_ref().map(|attempt| attempt.outcome) {
         Ok(Outcome::LoggedIn) => LoginResult::Ok,
         Ok(Outcome::Rejected) => LoginResult::Rejected,
         Ok(Outcome::Unavailable(_)) => LoginResult::Unavailable,
-        Ok(Outcome::Aborted) | Err(_) => LoginResult::Aborted,
+        Ok(Outcome::Aborted | Outcome::RuledOut) | Err(_) => LoginResult::Aborted,
     };
     let dialled = attempt.as_ref().ok().and_then(|attempt| attempt.dialled.as_ref());
     let server = dialled.map(|dialled| &dialled.choice.server);
@@ -131,6 +138,24 @@ async fn refuse_loop(
     Ok(Attempt { outcome: Outcome::Aborted, dialled: None })
 }
 
+/// The answer to a login that the server does not offer, where all clients are offered the same.
+fn ruled_out(login: &Login, ctx: &Context) -> Option<&'static str> {
+    let known = ctx.backends.known().filter(|known| known.of_all_clients)?;
+    login::ruled_out(&login.method, &known.told.capabilities)
+}
+
+async fn refuse(
+    dialogue: &mut Dialogue,
+    login: &Login,
+    text: &str,
+    ctx: &Context,
+) -> Result<Attempt, Reason> {
+    let mut out = Vec::new();
+    answer(&mut out, &login.tag, text);
+    dialogue.send(&out, ctx).await?;
+    Ok(Attempt { outcome: Outcome::RuledOut, dialled: None })
+}
+
 struct Attempt {
     outcome: Outcome,
     dialled: Option<Dialled>,
@@ -153,6 +178,33 @@ enum NoServer {
     Full,
 }
 
+/// Has the client say what needs no server. `Some`: that was the end of it, and the client has its answer.
+async fn open(
+    dialogue: &mut Dialogue,
+    exchange: &mut Exchange<'_>,
+    ctx: &Context,
+) -> Result<Option<Outcome>, Reason> {
+    let mut to_client = Vec::new();
+    let mut step = exchange.open(&mut to_client);
+    loop {
+        // Without a prompt to send, what the client has sent so far was looked at.
+        let looked_at = to_client.is_empty();
+        dialogue.send(&to_client, ctx).await?;
+        to_client.clear();
+        match step {
+            Step::Backend => return Ok(None),
+            Step::Done(outcome) => return Ok(Some(outcome)),
+            Step::Close(end) => return Err(dialogue.close(b"", end.into(), ctx).await),
+            Step::Client => {
+                if looked_at {
+                    dialogue.receive(ctx).await?;
+                }
+                step = exchange.on_client(&mut dialogue.input, &mut Vec::new(), &mut to_client);
+            }
+        }
+    }
+}
+
 /// Dials and plays the exchange to its end; the client has its answer when this returns.
 async fn attempt(
     dialogue: &mut Dialogue,
@@ -161,6 +213,9 @@ async fn attempt(
     caller: &Caller<'_>,
     ctx: &Context,
 ) -> Result<Attempt, Reason> {
+    if let Some(outcome) = open(dialogue, exchange, ctx).await? {
+        return Ok(Attempt { outcome, dialled: None });
+    }
     let Dialled { choice, seat, mut link, start } = match dial(dialogue, caller, ctx).await? {
         Ok(dialled) => dialled,
         Err(none) => {
@@ -188,6 +243,7 @@ async fn attempt(
     let mut step = exchange.start(server.dialect(endpoint), id, &mut to_backend);
     // Whether what either side has sent so far was looked at and more is needed.
     let (mut client_read, mut backend_read) = (false, link.input.is_empty());
+    let mut answer_until = deadline;
     let outcome = loop {
         let sent = timeout_at(deadline, link.stream.send(&to_backend)).await;
         let mut lost = !matches!(sent, Ok(Ok(())));
@@ -199,7 +255,9 @@ async fn attempt(
             Step::Close(end) => return Err(dialogue.close(b"", end.into(), ctx).await),
             Step::Client => {
                 if client_read {
-                    dialogue.receive(ctx).await?;
+                    dialogue.receive_until(answer_until, ctx).await?;
+                } else {
+                    answer_until = Instant::now() + ANSWER;
                 }
                 let step = exchange.on_client(&mut dialogue.input, &mut to_backend, &mut to_client);
                 client_read = step == Step::Client;

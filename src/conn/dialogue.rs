@@ -104,11 +104,17 @@ impl Dialogue {
 
     /// More of the client's bytes into [`Self::input`].
     pub async fn receive(&mut self, ctx: &Context) -> Result<(), Reason> {
+        self.receive_until(self.deadline, ctx).await
+    }
+
+    /// The same from a client for which something waits that is not to wait as long as the login may take.
+    pub async fn receive_until(&mut self, limit: Instant, ctx: &Context) -> Result<(), Reason> {
         let received = {
             let Self { client, input, deadline, .. } = self;
+            let limit = limit.min(*deadline);
             tokio::select! {
                 biased;
-                received = timeout_at(*deadline, client.receive(input.buffer())) => received,
+                received = timeout_at(limit, client.receive(input.buffer())) => received,
                 () = ctx.drain.token.cancelled() => {
                     return Err(self.close(RESTARTING, Reason::Drain, ctx).await);
                 }

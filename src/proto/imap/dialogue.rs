@@ -323,7 +323,7 @@ enum Answered {
 /// To whoever wants to log in before TLS.
 const PRIVACY: &str = "NO [PRIVACYREQUIRED] Use STARTTLS before you log in.";
 
-pub(super) fn answer(out: &mut Vec<u8>, tag: &[u8], text: &str) {
+pub fn answer(out: &mut Vec<u8>, tag: &[u8], text: &str) {
     out.extend_from_slice(tag);
     out.push(b' ');
     out.extend_from_slice(text.as_bytes());

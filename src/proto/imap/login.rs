@@ -4,7 +4,14 @@
 //! either side and [`Step`]: whom to listen to next, or how it ended. The client is answered under its
 //! own tag; the backend sees only ours, which nobody can guess, so no text can be taken for the result.
 //!
+//! What every server would say alike is said [here](Exchange::open) before there is one ([`sasl::prompts`]): a client
+//! that says AUTHENTICATE and falls silent, or cancels, costs no server anything. Nor does a login that the
+//! capabilities [rule out](ruled_out).
+//!
 //! ```text
+//!   open: Opening ⇄ line ──▶ start
+//!           └─`*`─▶ Done
+//!
 //!   start ──ID──▶ Id ──tagged──▶ ┐
 //!     └──────────────────────────┴▶ LOGIN: Verdict ◀─`+`, next literal ─┐
 //!                                │        ├───────────────────────────────┘
@@ -16,8 +23,8 @@
 //!
 //! LOGIN is written anew in the form that the backend can read: quoted where every server reads a quoted
 //! string, else as a literal, waiting for `+` unless it offers LITERAL+ or LITERAL- (RFC 7888).
-//! AUTHENTICATE passes line by line; an initial response that the backend can't take on the command's line
-//! (no SASL-IR, RFC 4959) follows its first `+`.
+//! AUTHENTICATE passes line by line. What the client said before the backend was there answers its first `+`; so does
+//! an initial response that it can't take on the command's line (no SASL-IR, RFC 4959).
 //! Limits: [`MAX_ROUNDS`] messages of the client, [`line::Limits::sasl`] bytes each, [`MAX_RESPONSES`] bytes
 //! more from the backend. Deadlines are the driver's.
 
@@ -58,6 +65,8 @@ pub enum Outcome {
     Rejected,
     /// The client cancelled, or sent what can't be passed on.
     Aborted,
+    /// It was not asked: it offers no such login.
+    RuledOut,
     /// The backend could not decide: it said so, or something that is no answer.
     Unavailable(&'static str),
 }
@@ -86,6 +95,7 @@ impl Dialect {
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 enum State {
+    Opening,
     Id,
     Verdict,
     Challenge,
@@ -103,7 +113,9 @@ pub struct Exchange<'a> {
     tag: &'a [u8],
     mechanism: Mechanism,
     state: State,
-    /// What still has to be said when the backend says `+`: LOGIN's literals, the initial response.
+    /// What is still to be said in the place of a backend.
+    prompts: &'static [&'static str],
+    /// What still has to be said when the backend says `+`: LOGIN's literals, messages of the client.
     unsaid: std::collections::VecDeque<Secret>,
     /// Untagged responses, which only a client that gets logged in sees.
     untagged: Vec<u8>,
@@ -126,12 +138,13 @@ impl<'a> Exchange<'a> {
                 (Mechanism::of(mechanism), initial)
             }
         };
-        let user = match &login.method {
-            Method::Login { user, .. } => Some(user.clone()),
-            Method::Authenticate { .. } => None,
+        let (user, prompts, rounds) = match &login.method {
+            Method::Login { user, .. } => (Some(user.clone()), &[][..], 0),
+            Method::Authenticate { mechanism, initial } => {
+                let (prompts, rounds) = (sasl::prompts(mechanism), usize::from(initial.is_some()));
+                (None, prompts.get(rounds..).unwrap_or_default(), rounds)
+            }
         };
-        let rounds =
-            usize::from(matches!(&login.method, Method::Authenticate { initial: Some(_), .. }));
         let mut exchange = Self {
             login,
             repair,
@@ -139,7 +152,8 @@ impl<'a> Exchange<'a> {
             limits,
             tag,
             mechanism,
-            state: State::Verdict,
+            state: State::Opening,
+            prompts,
             unsaid: std::collections::VecDeque::new(),
             untagged: Vec::new(),
             scanner: response::Scanner::default(),
@@ -185,6 +199,16 @@ impl<'a> Exchange<'a> {
     /// Whether the client has said more than [`LONG`], so that a backend that broke off may have done so for that.
     pub fn is_long(&self) -> bool {
         self.said > LONG
+    }
+
+    /// Before a backend is dialled. [`Step::Backend`]: that is due now, and then [`Exchange::start`].
+    pub fn open(&mut self, to_client: &mut Vec<u8>) -> Step {
+        let Some((prompt, rest)) = self.prompts.split_first() else { return Step::Backend };
+        self.prompts = rest;
+        for part in ["+ ", prompt, "\r\n"] {
+            to_client.extend_from_slice(part.as_bytes());
+        }
+        Step::Client
     }
 
     /// After the greeting of a backend that reads `dialect`; `id` is what the client told of itself.
@@ -235,7 +259,7 @@ impl<'a> Exchange<'a> {
         to_backend: &mut Vec<u8>,
         to_client: &mut Vec<u8>,
     ) -> Step {
-        debug_assert_eq!(self.state, State::Answer);
+        debug_assert!(matches!(self.state, State::Opening | State::Answer));
         let (line, taken) = match line::plain(input.bytes(), self.limits.sasl) {
             Ok(None) => return Step::Client,
             Ok(Some(whole)) => whole,
@@ -244,7 +268,9 @@ impl<'a> Exchange<'a> {
                 return Step::Close(End::TooLong);
             }
         };
-        let step = if line == b"*" {
+        let step = if line == b"*" && self.state == State::Opening {
+            self.cancelled(to_client)
+        } else if line == b"*" {
             to_backend.extend_from_slice(b"*\r\n");
             self.state = State::Cancelled;
             Step::Backend
@@ -254,11 +280,16 @@ impl<'a> Exchange<'a> {
             self.read_names(self.rounds, message.expose());
             self.rounds += 1;
             self.said += line.len();
-            to_backend.reserve(line.len() + 2); // a buffer that grows leaves copies behind
-            to_backend.extend_from_slice(line);
-            to_backend.extend_from_slice(b"\r\n");
-            self.state = State::Challenge;
-            Step::Backend
+            if self.state == State::Opening {
+                self.unsaid.push_back(Secret::new([line, b"\r\n"].concat()));
+                self.open(to_client)
+            } else {
+                to_backend.reserve(line.len() + 2); // a buffer that grows leaves copies behind
+                to_backend.extend_from_slice(line);
+                to_backend.extend_from_slice(b"\r\n");
+                self.state = State::Challenge;
+                Step::Backend
+            }
         } else {
             let text = if self.rounds < MAX_ROUNDS {
                 "BAD That is not base64."
@@ -287,10 +318,7 @@ impl<'a> Exchange<'a> {
                     self.log_in(to_backend);
                     Some(Step::Backend)
                 }
-                State::Cancelled => {
-                    answer(to_client, &self.login.tag, "BAD Authentication cancelled.");
-                    Some(Step::Done(Outcome::Aborted))
-                }
+                State::Cancelled => Some(self.cancelled(to_client)),
                 _ => Some(self.on_result(kind, text, to_client)),
             },
             Response::Continuation(text) => self.on_continuation(text, to_backend, to_client),
@@ -370,6 +398,11 @@ impl<'a> Exchange<'a> {
         }
     }
 
+    fn cancelled(&self, to_client: &mut Vec<u8>) -> Step {
+        answer(to_client, &self.login.tag, "BAD Authentication cancelled.");
+        Step::Done(Outcome::Aborted)
+    }
+
     fn unavailable(&self, why: &'static str, to_client: &mut Vec<u8>) -> Step {
         unavailable(&self.login.tag, to_client);
         Step::Done(Outcome::Unavailable(why))
@@ -403,7 +436,7 @@ impl<'a> Exchange<'a> {
                     Some(text) => {
                         let message = text.expose();
                         let message = if message == b"=" { b"" } else { message };
-                        self.unsaid.push_back(Secret::new([message, b"\r\n"].concat()));
+                        self.unsaid.push_front(Secret::new([message, b"\r\n"].concat()));
                     }
                     None => {}
                 }
@@ -427,6 +460,21 @@ impl<'a> Exchange<'a> {
             self.unsaid.push_back(Secret::new(said));
         }
         part.extend_from_slice(text);
+    }
+}
+
+/// The answer to a login that `capabilities`, as clients are told them, rule out. RFC 9051 §6.2.2 and §6.2.3 have NO for
+/// both; without AUTHENTICATIONFAILED, a client goes on to what else it knows.
+pub fn ruled_out(method: &Method, capabilities: &[u8]) -> Option<&'static str> {
+    match method {
+        Method::Login { .. } => capability::has(capabilities, b"LOGINDISABLED").then_some(
+            "NO [PRIVACYREQUIRED] The mail server takes no password from here, ask its operator.",
+        ),
+        Method::Authenticate { mechanism, .. } => {
+            let offer = format!("AUTH={mechanism}");
+            let offered = capability::has(capabilities, offer.as_bytes());
+            (!offered).then_some("NO Unsupported authentication mechanism.")
+        }
     }
 }
 

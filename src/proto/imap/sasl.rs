@@ -96,6 +96,20 @@ impl Mechanism {
     }
 }
 
+/// What every server says before it has heard anything of the client, message by message and in base64. Empty for a
+/// mechanism in which the server's first message counts, or of which that is not known. `mechanism` is in upper case.
+pub fn prompts(mechanism: &str) -> &'static [&'static str] {
+    match mechanism {
+        // The client speaks first (RFC 4422 §5, item 2).
+        "PLAIN" | "EXTERNAL" | "ANONYMOUS" | "XOAUTH2" | "OAUTHBEARER" | "GSSAPI"
+        | "GSS-SPNEGO" | "NTLM" | "OTP" | "SECURID" | "SAML20" | "OPENID20" => &[""],
+        scram if scram.starts_with("SCRAM-") || scram.starts_with("GS2-") => &[""],
+        // `Username:` and `Password:`, which no client looks at (draft-murchison-sasl-login).
+        "LOGIN" => &["VXNlcm5hbWU6", "UGFzc3dvcmQ6"],
+        _ => &[],
+    }
+}
+
 /// `=2C` is a comma and `=3D` an equals sign (RFC 5802 §5.1).
 fn unescape_saslname(name: &[u8]) -> Vec<u8> {
     String::from_utf8_lossy(name).replace("=2C", ",").replace("=3D", "=").into_bytes()
@@ -144,6 +158,30 @@ mod tests {
         }
         assert_eq!(decode_initial(b"=").map(|s| s.expose().len()), Some(0));
         assert!(decode_initial(b"").is_none() && decode_initial(b"=AAA").is_none());
+    }
+
+    #[test]
+    fn only_what_all_servers_say_alike_is_said_in_their_place() {
+        for client_first in [
+            "PLAIN",
+            "EXTERNAL",
+            "SCRAM-SHA-1",
+            "SCRAM-SHA-512",
+            "GS2-KRB5",
+            "XOAUTH2",
+            "OAUTHBEARER",
+            "GSSAPI",
+            "NTLM",
+        ] {
+            assert_eq!(prompts(client_first), [""], "{client_first}");
+        }
+        for server_first in ["CRAM-MD5", "DIGEST-MD5", "KERBEROS_V4", "X-UNKNOWN", ""] {
+            assert!(prompts(server_first).is_empty(), "{server_first}");
+        }
+        let words =
+            prompts("LOGIN").iter().map(|prompt| decode(prompt.as_bytes()).expect("base64"));
+        let words: Vec<Vec<u8>> = words.map(|word| word.expose().to_vec()).collect();
+        assert_eq!(words, [&b"Username:"[..], b"Password:"]);
     }
 
     #[test]

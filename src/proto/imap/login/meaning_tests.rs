@@ -334,10 +334,33 @@ fn talk(stream: &[u8], attempts: &[Attempt], offers: Offers, cuts: &[usize]) -> 
                 continue;
             }
         };
-        let mut server = Server::new(offers, attempts.next().expect("no more logins than planned"));
         let mut exchange = Exchange::new(&login, &repair, LIMITS, b"P1");
         let (mut to_backend, mut from_backend, mut said) = (Vec::new(), Vec::new(), Vec::new());
-        let mut step = exchange.start(dialect, dialogue.id(), &mut to_backend);
+        let mut step = exchange.open(&mut transcript);
+        while step == Step::Client {
+            let told = transcript.len();
+            step = exchange.on_client(&mut input, &mut to_backend, &mut transcript);
+            assert!(to_backend.is_empty(), "there is no backend yet");
+            if step == Step::Client && transcript.len() == told {
+                assert!(!unsent.is_empty(), "waits for a client that has said all");
+                let (piece, rest) = unsent.split_at(cut(unsent.len()));
+                input.buffer().extend_from_slice(piece);
+                unsent = rest;
+            }
+        }
+        match step {
+            Step::Done(outcome) => {
+                assert_eq!(outcome, Outcome::Aborted, "nobody has decided");
+                if let Some(end) = dialogue.on_outcome(true, &mut transcript) {
+                    return Talked { transcript, seen, ended: Ended::Closed(end) };
+                }
+                continue;
+            }
+            Step::Close(end) => return Talked { transcript, seen, ended: Ended::Closed(end) },
+            Step::Backend | Step::Client => {}
+        }
+        let mut server = Server::new(offers, attempts.next().expect("no more logins than planned"));
+        step = exchange.start(dialect, dialogue.id(), &mut to_backend);
         let mut unread = false;
         let outcome = loop {
             // Not byte by byte if it is long: its reader starts anew each time.

@@ -14,7 +14,7 @@ fn login(command: &[u8]) -> Login {
 }
 
 /// Plays an exchange: each `("B", …)` is what the backend says, each `("C", …)` what the client says,
-/// both in pieces of `step` bytes; returns what each was sent and the last step.
+/// both in pieces of `step` bytes; returns what each was sent and the last step. The backend is there as soon as it is needed.
 fn play(
     command: &[u8],
     offers: &[u8],
@@ -31,7 +31,13 @@ fn play(
     let mut exchange = Exchange::new(&login, &repair, LIMITS, b"P1");
     let (mut to_backend, mut to_client) = (Vec::new(), Vec::new());
     let (mut from_backend, mut from_client) = (Vec::new(), Input::default());
-    let mut last = exchange.start(Dialect::of(offers), &fields, &mut to_backend);
+    let (mut last, mut started) = (exchange.open(&mut to_client), false);
+    let mut start = |exchange: &mut Exchange<'_>, last: &mut Step, to_backend: &mut Vec<u8>| {
+        if *last == Step::Backend && !std::mem::replace(&mut started, true) {
+            *last = exchange.start(Dialect::of(offers), &fields, to_backend);
+        }
+    };
+    start(&mut exchange, &mut last, &mut to_backend);
     for (who, bytes) in script {
         for piece in bytes.chunks(step) {
             last = if *who == "B" {
@@ -41,6 +47,7 @@ fn play(
                 from_client.buffer().extend_from_slice(piece);
                 exchange.on_client(&mut from_client, &mut to_backend, &mut to_client)
             };
+            start(&mut exchange, &mut last, &mut to_backend);
             if matches!(last, Step::Done(_) | Step::Close(_)) {
                 break;
             }
@@ -125,8 +132,8 @@ fn the_clients_id_goes_first_without_what_would_be_believed() {
 
 #[test]
 fn authenticate_passes_line_by_line() {
-    let script: &[(&str, &[u8])] =
-        &[("B", b"+ \r\n"), ("C", b"AGIAcA==\r\n"), ("B", b"P1 OK [CAPABILITY A STARTTLS] hi\r\n")];
+    let ok: &[u8] = b"P1 OK [CAPABILITY A STARTTLS] hi\r\n";
+    let script: &[(&str, &[u8])] = &[("C", b"AGIAcA==\r\n"), ("B", b"+ \r\n"), ("B", ok)];
     always(
         b"a AUTHENTICATE plain\r\n",
         b"",
@@ -158,27 +165,40 @@ fn authenticate_passes_line_by_line() {
 #[test]
 fn an_exchange_can_be_cancelled_and_nonsense_cancels_it() {
     let aborted = Step::Done(Outcome::Aborted);
-    let script: &[(&str, &[u8])] = &[("B", b"+ \r\n"), ("C", b"*\r\n"), ("B", b"P1 BAD no\r\n")];
+    let script: &[(&str, &[u8])] =
+        &[("B", b"+ QQ==\r\n"), ("C", b"*\r\n"), ("B", b"P1 BAD no\r\n")];
     always(
-        b"a AUTHENTICATE PLAIN\r\n",
+        b"a AUTHENTICATE CRAM-MD5\r\n",
         b"",
         script,
-        "P1 AUTHENTICATE PLAIN\r\n*\r\n",
-        "+ \r\na BAD Authentication cancelled.\r\n",
+        "P1 AUTHENTICATE CRAM-MD5\r\n*\r\n",
+        "+ QQ==\r\na BAD Authentication cancelled.\r\n",
         aborted,
     );
-    let script: &[(&str, &[u8])] = &[("B", b"+ \r\n"), ("C", b"!!!!\r\n")];
+    let script: &[(&str, &[u8])] = &[("B", b"+ QQ==\r\n"), ("C", b"!!!!\r\n")];
     always(
-        b"a AUTHENTICATE PLAIN\r\n",
+        b"a AUTHENTICATE CRAM-MD5\r\n",
         b"",
         script,
-        "P1 AUTHENTICATE PLAIN\r\n",
-        "+ \r\na BAD That is not base64.\r\n",
+        "P1 AUTHENTICATE CRAM-MD5\r\n",
+        "+ QQ==\r\na BAD That is not base64.\r\n",
         aborted,
     );
-    let mut endless: Vec<(&str, &[u8])> = vec![("B", b"+ \r\n")];
-    endless.extend([("C", &b"AAAA\r\n"[..]), ("B", b"+ \r\n")].repeat(8));
-    endless.push(("C", b"AAAA\r\n"));
+    // Before there is a backend, no backend hears of it.
+    for (command, prompt) in [
+        (&b"a AUTHENTICATE PLAIN\r\n"[..], "+ \r\n"),
+        (b"a AUTHENTICATE LOGIN\r\n", "+ VXNlcm5hbWU6\r\n"),
+        (b"a AUTHENTICATE LOGIN Ym9i\r\n", "+ UGFzc3dvcmQ6\r\n"),
+    ] {
+        for (said, answer) in
+            [(&b"*\r\n"[..], "Authentication cancelled."), (b"!!!!\r\n", "That is not base64.")]
+        {
+            let client = format!("{prompt}a BAD {answer}\r\n");
+            always(command, b"SASL-IR", &[("C", said)], "", &client, aborted);
+        }
+    }
+    let mut endless: Vec<(&str, &[u8])> = vec![("C", b"AAAA\r\n"), ("B", b"+ \r\n")];
+    endless.extend([("B", &b"+ \r\n"[..]), ("C", b"AAAA\r\n")].repeat(8));
     assert_eq!(play(b"a AUTHENTICATE GSSAPI\r\n", b"", &endless, 1000).2, aborted);
 }
 
@@ -224,16 +244,41 @@ fn untagged_responses_are_for_those_who_get_in() {
 fn the_user_is_known_whatever_the_mechanism() {
     let repair = Repair::new(&[], &[]);
     let fields = id::Fields::default();
-    let login = login(b"a AUTHENTICATE LOGIN\r\n");
-    let mut exchange = Exchange::new(&login, &repair, LIMITS, b"P1");
     let (mut b, mut c) = (Vec::new(), Vec::new());
-    exchange.start(Dialect::default(), &fields, &mut b);
-    assert_eq!(
-        exchange.on_backend(&mut b"+ VXNlcm5hbWU6\r\n".to_vec(), &mut b, &mut c),
-        Step::Client
-    );
     let mut input = Input::default();
+    // Before there is a backend, and behind its challenge.
+    let login = |mechanism| login(format!("a AUTHENTICATE {mechanism}\r\n").as_bytes());
+    let first = login("LOGIN");
+    let mut exchange = Exchange::new(&first, &repair, LIMITS, b"P1");
+    assert_eq!(exchange.open(&mut c), Step::Client);
     input.buffer().extend_from_slice(b"Ym9i\r\n");
+    assert_eq!(exchange.on_client(&mut input, &mut b, &mut c), Step::Client);
+    assert_eq!(exchange.user(), Some(&b"bob"[..]));
+    let second = login("CRAM-MD5");
+    let mut exchange = Exchange::new(&second, &repair, LIMITS, b"P1");
+    assert_eq!(exchange.open(&mut c), Step::Backend);
+    exchange.start(Dialect::default(), &fields, &mut b);
+    assert_eq!(exchange.on_backend(&mut b"+ QQ==\r\n".to_vec(), &mut b, &mut c), Step::Client);
+    input.buffer().extend_from_slice(b"Ym9iIDAx\r\n");
     assert_eq!(exchange.on_client(&mut input, &mut b, &mut c), Step::Backend);
     assert_eq!(exchange.user(), Some(&b"bob"[..]));
+}
+
+#[test]
+fn what_the_capabilities_rule_out_needs_no_backend() {
+    let answer = |command: &[u8], list: &[u8]| ruled_out(&login(command).method, list);
+    let no = Some("NO Unsupported authentication mechanism.");
+    for (command, list, ruled_out) in [
+        (&b"a LOGIN u p\r\n"[..], &b"IMAP4rev1"[..], None),
+        (b"a AUTHENTICATE PLAIN\r\n", b"IMAP4rev1 AUTH=LOGIN auth=plain", None),
+        (b"a AUTHENTICATE scram-sha-1 biws\r\n", b"AUTH=SCRAM-SHA-1", None),
+        (b"a AUTHENTICATE PLAIN AGIAcA==\r\n", b"LOGINDISABLED AUTH=PLAIN", None),
+        (b"a AUTHENTICATE PLAIN\r\n", b"IMAP4rev1 AUTH=PLAINER AUTH=", no),
+        (b"a AUTHENTICATE PLAIN\r\n", b"IMAP4rev1", no),
+        (b"a AUTHENTICATE SCRAM-SHA-1-PLUS\r\n", b"AUTH=SCRAM-SHA-1", no),
+    ] {
+        assert_eq!(answer(command, list), ruled_out, "{}", String::from_utf8_lossy(command));
+    }
+    let disabled = answer(b"a LOGIN u p\r\n", b"IMAP4rev1 LoginDisabled AUTH=GSSAPI");
+    assert!(disabled.is_some_and(|text| text.starts_with("NO [PRIVACYREQUIRED] ")));
 }

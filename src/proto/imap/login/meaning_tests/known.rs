@@ -58,14 +58,17 @@ fn what_follows_a_refused_login_is_a_command_and_what_follows_a_good_one_is_the_
         &[login_seen("test", "secret")],
         &logged_in(b""),
     );
-    // The server asked: the line is the answer, and no command.
-    always(
-        b"a AUTHENTICATE PLAIN\r\nb LOGIN test secret\r\nc NOOP\r\n",
-        &[attempt(NO, &[b""])],
-        &[b"+ \r", b"a BAD ", b"c OK "],
-        &[authenticate_seen("PLAIN")],
-        &Ended::Open,
-    );
+    // It was asked for: the line is the answer, and no command.
+    for (mechanism, attempts) in [("PLAIN", vec![]), ("CRAM-MD5", vec![attempt(NO, &[b""])])] {
+        let seen: Vec<_> = attempts.iter().map(|_| authenticate_seen(mechanism)).collect();
+        always(
+            format!("a AUTHENTICATE {mechanism}\r\nb LOGIN test secret\r\nc NOOP\r\n").as_bytes(),
+            &attempts,
+            &[b"+ \r", b"a BAD ", b"c OK "],
+            &seen,
+            &Ended::Open,
+        );
+    }
 }
 
 #[test]
@@ -81,33 +84,83 @@ fn a_reused_tag_is_no_result() {
 
 #[test]
 fn a_cancelled_exchange_counts_as_a_bad_command() {
-    let mut seen = authenticate_seen("PLAIN");
-    seen.push(Seen::Cancel);
-    always(
-        b"a AUTHENTICATE PLAIN\r\n*\r\nb NOOP\r\n",
-        &[attempt(NO, &[b""])],
-        &[b"+ \r", b"a BAD ", b"b OK "],
-        &[seen.clone()],
-        &Ended::Open,
-    );
-    let stream = b"a AUTHENTICATE PLAIN\r\n*\r\n".repeat(50);
-    always(
-        &stream,
-        &[attempt(NO, &[b""]), attempt(NO, &[b""]), attempt(NO, &[b""])],
-        &[b"+ \r", b"a BAD ", b"+ \r", b"a BAD ", b"+ \r", b"a BAD ", b"* BYE "],
-        &[seen.clone(), seen.clone(), seen],
-        &Ended::Closed(End::TooManyBadCommands),
-    );
+    let mut cancelled = authenticate_seen("CRAM-MD5");
+    cancelled.push(Seen::Cancel);
+    let no = attempt(NO, &[b""]);
+    // The first costs the backend nothing.
+    for (mechanism, seen) in [("PLAIN", None), ("CRAM-MD5", Some(cancelled))] {
+        let stream = format!("a AUTHENTICATE {mechanism}\r\n*\r\n");
+        let times = |n| vec![no.clone(); if seen.is_some() { n } else { 0 }];
+        always(
+            (stream.clone() + "b NOOP\r\n").as_bytes(),
+            &times(1),
+            &[b"+ \r", b"a BAD ", b"b OK "],
+            &seen.iter().cloned().collect::<Vec<_>>(),
+            &Ended::Open,
+        );
+        always(
+            stream.repeat(50).as_bytes(),
+            &times(3),
+            &[b"+ \r", b"a BAD ", b"+ \r", b"a BAD ", b"+ \r", b"a BAD ", b"* BYE "],
+            &seen.iter().flat_map(|seen| vec![seen.clone(); 3]).collect::<Vec<_>>(),
+            &Ended::Closed(End::TooManyBadCommands),
+        );
+    }
 }
 
 #[test]
 fn an_answer_without_end_is_not_held() {
-    let stream = [b"a AUTHENTICATE PLAIN\r\n", &[b'A'; 5_000][..], b"\r\nb NOOP\r\n"].concat();
+    for (mechanism, attempts) in [("PLAIN", vec![]), ("CRAM-MD5", vec![attempt(NO, &[b""])])] {
+        let seen: Vec<_> = attempts.iter().map(|_| authenticate_seen(mechanism)).collect();
+        let command = format!("a AUTHENTICATE {mechanism}\r\n");
+        let stream = [command.as_bytes(), &[b'A'; 5_000][..], b"\r\nb NOOP\r\n"].concat();
+        always(
+            &stream,
+            &attempts,
+            &[b"+ \r", b"* BYE [TOOBIG] "],
+            &seen,
+            &Ended::Closed(End::TooLong),
+        );
+    }
+}
+
+#[test]
+fn what_was_said_before_the_backend_was_there_answers_its_first_challenges() {
+    let line = |text: &str| Seen::Line(text.as_bytes().to_vec());
+    let seen = |mechanism, lines: &[&str]| {
+        let mut seen = authenticate_seen(mechanism);
+        seen.extend(lines.iter().map(|text| line(text)));
+        vec![seen]
+    };
+    let good = |challenges| attempt(Verdict::Ok, challenges);
     always(
-        &stream,
-        &[attempt(NO, &[b""])],
-        &[b"+ \r", b"* BYE [TOOBIG] "],
-        &[authenticate_seen("PLAIN")],
-        &Ended::Closed(End::TooLong),
+        b"a AUTHENTICATE LOGIN\r\nYm9i\r\ncHc=\r\n",
+        &[good(&[b"TmFtZQ==", b"V29yZA=="])],
+        &[b"+ VXNlcm5hbWU6\r", b"+ UGFzc3dvcmQ6\r", b"a OK "],
+        &seen("LOGIN", &["Ym9i", "cHc="]),
+        &logged_in(b""),
+    );
+    always(
+        b"a AUTHENTICATE LOGIN Ym9i\r\ncHc=\r\n",
+        &[good(&[b"TmFtZQ==", b"V29yZA=="])],
+        &[b"+ UGFzc3dvcmQ6\r", b"a OK "],
+        &seen("LOGIN", &["Ym9i", "cHc="]),
+        &logged_in(b""),
+    );
+    // Whatever the backend says first, and whatever it still wants to know.
+    always(
+        b"a AUTHENTICATE SCRAM-SHA-1\r\nAAAA\r\nBBBB\r\nc NOOP\r\n",
+        &[good(&[b"", b"QUJD"])],
+        &[b"+ \r", b"+ QUJD\r", b"a OK "],
+        &seen("SCRAM-SHA-1", &["AAAA", "BBBB"]),
+        &logged_in(b"c NOOP\r\n"),
+    );
+    // A backend that refuses the mechanism is told nothing.
+    always(
+        b"a AUTHENTICATE PLAIN\r\nAGIAcA==\r\nb NOOP\r\n",
+        &[attempt(NO, &[])],
+        &[b"+ \r", b"a NO ", b"b OK "],
+        &seen("PLAIN", &[]),
+        &Ended::Open,
     );
 }

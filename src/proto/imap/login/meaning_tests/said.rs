@@ -71,6 +71,16 @@ fn written(text: &[u8], form: Form) -> (Vec<u8>, bool) {
     }
 }
 
+/// What a client is asked before any server is: the octets of each challenge.
+fn said_before_dialling(mechanism: &str, initial: bool) -> &'static [&'static [u8]] {
+    let all: &[&[u8]] = match mechanism {
+        "PLAIN" | "plain" | "XOAUTH2" | "SCRAM-SHA-256" => &[b""],
+        "LOGIN" => &[b"Username:", b"Password:"],
+        _ => &[],
+    };
+    all.get(usize::from(initial)..).unwrap_or_default()
+}
+
 /// What has to come of a list of turns, by the rules and not by the code.
 #[derive(Default)]
 struct Expected {
@@ -192,9 +202,11 @@ impl Expected {
                     seen.push(Seen::Authenticate(upper, None));
                 }
                 bytes.extend_from_slice(end);
-                for (challenge, answer) in answers {
+                let ours = said_before_dialling(mechanism, initial.is_some());
+                for (n, (challenge, answer)) in answers.iter().enumerate() {
                     let challenge = base64(challenge);
-                    self.line(&[b"+ ", &challenge, b"\r"]);
+                    let shown = ours.get(n).map_or(challenge.clone(), |text| base64(text));
+                    self.line(&[b"+ ", &shown, b"\r"]);
                     attempt.challenges.push(challenge);
                     let (line, aborts) = match answer {
                         Answer::Message(message) => {
@@ -211,7 +223,7 @@ impl Expected {
                     if aborts {
                         self.line(&[tag, b" BAD "]);
                         self.bad();
-                        if !over {
+                        if !over && n >= ours.len() {
                             self.attempts.push(attempt);
                             self.seen.push(seen);
                         }
@@ -359,7 +371,14 @@ fn turn() -> impl Strategy<Value = Turn> {
         1 => select(tagless.to_vec()).prop_map(Turn::Tagless),
         4 => ((text(), form()), (text(), form())).prop_map(|(user, password)| Turn::Login([user, password])),
         4 => (select(mechanisms), prop::option::of(message()), answers())
-            .prop_map(|(name, initial, answers)| Turn::Authenticate(name, initial, answers)),
+            .prop_map(|(name, initial, mut answers)| {
+                let asked = said_before_dialling(name, initial.is_some()).len();
+                let over = |(_, last): &(_, Answer)| !matches!(last, Answer::Message(_));
+                while answers.len() < asked && !answers.last().is_some_and(over) {
+                    answers.push((Vec::new(), Answer::Message(b"more".to_vec())));
+                }
+                Turn::Authenticate(name, initial, answers)
+            }),
     ]
 }
 
