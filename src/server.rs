@@ -37,8 +37,8 @@ pub use reload::Source;
 
 /// What sessions get beyond `timeouts.drain` to write their last words.
 const GRACE: Duration = Duration::from_secs(3);
-/// Descriptors for everything that is not a session: log, listeners, metrics, resolver. The listener of ACME has some more.
-const RESERVED_DESCRIPTORS: u64 = 48;
+/// Descriptors for all that is neither a session nor a connection to a listener for HTTP: log, listeners, resolver.
+const RESERVED_DESCRIPTORS: u64 = 32;
 
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
@@ -266,10 +266,11 @@ fn fit_descriptors(settings: &Settings) -> (Limits, Option<String>) {
     }
     let limits = settings.limits;
     let Some(descriptors) = getrlimit(Resource::Nofile).current else { return (limits, None) };
-    let reserved = match settings.tls.acme.as_ref().map(|acme| &acme.challenge) {
-        Some(Challenge::Http01 { .. }) => RESERVED_DESCRIPTORS + probes::PUBLIC.connections as u64,
-        _ => RESERVED_DESCRIPTORS,
-    };
+    let mut listeners = probes::LIMITS.connections(Some(descriptors));
+    if let Some(Challenge::Http01 { .. }) = settings.tls.acme.as_ref().map(|acme| &acme.challenge) {
+        listeners += probes::PUBLIC.connections(Some(descriptors));
+    }
+    let reserved = RESERVED_DESCRIPTORS + listeners as u64;
     let fit =
         usize::try_from(descriptors.saturating_sub(reserved) / 2).unwrap_or(usize::MAX).max(1);
     if limits.connections <= fit {

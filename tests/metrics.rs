@@ -392,6 +392,23 @@ fn idle_scrapers_delay_no_mail_and_give_way_in_the_end() {
 }
 
 #[test]
+fn a_probe_that_takes_its_time_is_not_ended_by_silent_connections() {
+    let backend = FakeBackend::plain();
+    let proxy = Proxy::start(&backend, "");
+    let connect = |_: u32| TcpStream::connect(proxy.metrics).unwrap();
+    let mut probe = connect(0);
+    let strangers: Vec<_> = (0..20).map(connect).collect();
+    assert_eq!(proxy.get("/healthz").0, 200, "behind them in the queue, so all are accepted");
+    probe.write_all(b"GET /healthz HTTP/1.1\r\nHost: x\r\nConnection: close\r\n\r\n").unwrap();
+    probe.set_read_timeout(Some(PATIENCE)).unwrap();
+    let mut answer = String::new();
+    probe.read_to_string(&mut answer).unwrap();
+    assert!(answer.starts_with("HTTP/1.1 200 "), "{answer}");
+    drop(strangers);
+    proxy.stop();
+}
+
+#[test]
 fn backend_that_goes_away_is_seen_and_seen_again() {
     let gone = support::Switch::default();
     let switch = gone.clone();

@@ -10,6 +10,8 @@ use arc_swap::ArcSwap;
 
 pub mod probes;
 
+mod places;
+
 pub mod ask;
 
 /// Whether the proxy can serve, as `/readyz` tells it. Set by whoever knows, read by the probe; no locks.

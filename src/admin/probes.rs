@@ -2,16 +2,17 @@
 //! one with other answers and limits.
 //!
 //! In: a bound listener. Out: answers to GET and HEAD (HTTP/1.1, RFC 9112), nothing else.
-//! Limits: 16 connections at once (one more ends the oldest, so that idle ones keep nobody out), 10 s for a request's
-//! head (which is also how long a connection may stay idle), 16 KiB of it, 30 s for a connection in all, and then 10 s to
-//! finish an answer. Where everybody may ask, [`PUBLIC`].
+//! Limits: as many connections as descriptors allow ([`Limits::connections`]), 64 of which have asked something; who goes
+//! when there are too many says `places`. 10 s until a connection asks, 10 s for a request's head (which is also
+//! how long a connection may stay idle), 16 KiB of it, 30 s for a connection in all, and then 10 s to finish an answer.
+//! Where everybody may ask, [`PUBLIC`]. The metrics are rendered once a second at most, however many ask, but for the
+//! machine itself: who is on it needs no listener to keep it busy.
 //! Invariant: nothing that a request holds is echoed, and nothing about users or clients is shown.
 //! Not here: what is counted (`metrics`), and who sets [`Readiness`].
 
-use std::collections::VecDeque;
 use std::convert::Infallible;
-use std::sync::Arc;
-use std::time::{Duration, SystemTime};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::{Duration, Instant, SystemTime};
 
 use http_body_util::Full;
 use hyper::body::{Bytes, Incoming};
@@ -21,20 +22,27 @@ use hyper::service::service_fn;
 use hyper::{Method, Request, Response, StatusCode};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use prometheus::{Encoder, Registry, TextEncoder};
+use rustix::process::{Resource, getrlimit};
 use tokio::net::{TcpListener, TcpStream};
-use tokio::task::AbortHandle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Sleep, sleep, timeout};
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
 use super::Readiness;
+use super::places::{Place, Places, Room};
 
 const TEXT: &str = "text/plain; charset=utf-8";
 
-/// What a connection may cost.
+/// How long a rendering of the metrics is good for.
+const FRESH: Duration = Duration::from_secs(1);
+
+/// What a listener and its connections may cost.
 #[derive(Clone, Copy)]
 pub struct Limits {
-    pub connections: usize,
+    least_connections: usize,
+    asking: usize,
+    /// How long a connection is left alone while it has not asked yet.
+    young: Duration,
     head: Duration,
     head_bytes: usize,
     connection: Duration,
@@ -43,8 +51,10 @@ pub struct Limits {
     keep_alive: bool,
 }
 
-const LIMITS: Limits = Limits {
-    connections: 16,
+pub const LIMITS: Limits = Limits {
+    least_connections: 16,
+    asking: 64,
+    young: Duration::from_millis(200),
     head: Duration::from_secs(10),
     head_bytes: 16 * 1024,
     connection: Duration::from_secs(30),
@@ -52,16 +62,26 @@ const LIMITS: Limits = Limits {
     keep_alive: true,
 };
 
-/// For a listener that the Internet reaches: so many places, and each for so short, that whoever takes them all does not
-/// end the connection of a CA before it has its answer.
+/// For a listener that the Internet reaches.
 pub const PUBLIC: Limits = Limits {
-    connections: 256,
+    least_connections: 256,
+    asking: 256,
     head: Duration::from_secs(2),
     connection: Duration::from_secs(5),
     last_answer: Duration::from_secs(2),
     keep_alive: false,
     ..LIMITS
 };
+
+impl Limits {
+    /// Connections at once, most of which are silent if there are so many: a small part of the descriptors that the process
+    /// may have. `None`: as many as it likes.
+    pub fn connections(self, descriptors: Option<u64>) -> usize {
+        const MOST: usize = 2048;
+        let part = descriptors.and_then(|all| usize::try_from(all / 32).ok());
+        part.unwrap_or(MOST).clamp(self.least_connections, MOST)
+    }
+}
 
 /// Answers until `stop`; then it lets go of the listener, running answers get a moment, and it returns. Cancel it
 /// last: `/readyz` has to say "draining" while sessions drain.
@@ -71,14 +91,21 @@ pub async fn serve(
     readiness: Arc<Readiness>,
     stop: CancellationToken,
 ) {
-    let answer = move |request: &_| answer(request, &registry, &readiness, SystemTime::now());
+    let metrics = Rendered { registry, last: Mutex::default() };
+    let answer = move |request: &_, is_local| answer(request, &metrics, &readiness, is_local);
     serve_with(LIMITS, listener, answer, stop).await;
 }
 
-/// Answers a request without waiting for anything.
-pub trait Answer: Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Send + Sync + 'static {}
+/// Answers a request without waiting for anything; whether it comes from the machine itself is the second argument.
+pub trait Answer:
+    Fn(&Request<Incoming>, bool) -> Response<Full<Bytes>> + Send + Sync + 'static
+{
+}
 
-impl<F: Fn(&Request<Incoming>) -> Response<Full<Bytes>> + Send + Sync + 'static> Answer for F {}
+impl<F> Answer for F where
+    F: Fn(&Request<Incoming>, bool) -> Response<Full<Bytes>> + Send + Sync + 'static
+{
+}
 
 /// As [`serve`], with answers of somebody else's.
 pub async fn serve_with(
@@ -88,7 +115,9 @@ pub async fn serve_with(
     stop: CancellationToken,
 ) {
     let answer = Arc::new(answer);
-    let mut places: VecDeque<AbortHandle> = VecDeque::new();
+    let descriptors = getrlimit(Resource::Nofile).current;
+    let Limits { asking, young, .. } = limits;
+    let places = Places::new(Room { all: limits.connections(descriptors), asking, young });
     let tasks = TaskTracker::new();
     loop {
         let accepted = tokio::select! {
@@ -96,18 +125,18 @@ pub async fn serve_with(
             accepted = listener.accept() => accepted,
         };
         match accepted {
-            Ok((socket, _)) => {
+            Ok((socket, peer)) => {
+                let Some((place, lost)) = places.enter(peer.ip(), Instant::now()) else {
+                    tracing::debug!(%peer, "HTTP listener: too many connections");
+                    continue;
+                };
                 let (answer, stop) = (Arc::clone(&answer), stop.clone());
-                places.retain(|place| !place.is_finished());
-                if places.len() >= limits.connections
-                    && let Some(oldest) = places.pop_front()
-                {
-                    oldest.abort();
-                }
-                let answers = tasks.spawn(async move {
-                    answer_all(socket, limits, &*answer, &stop).await;
+                tasks.spawn(async move {
+                    tokio::select! {
+                        _ = lost => {}
+                        () = answer_all(socket, &place, limits, &*answer, &stop) => {}
+                    }
                 });
-                places.push_back(answers.abort_handle());
             }
             // Out of descriptors, or a client that is gone already. Trying at once would only burn a core.
             Err(error) => {
@@ -126,12 +155,35 @@ pub async fn serve_with(
 
 async fn answer_all(
     socket: TcpStream,
+    place: &Place,
+    limits: Limits,
+    answer: &impl Answer,
+    stop: &CancellationToken,
+) {
+    let end = sleep(limits.connection);
+    let mut first = [0]; // silent, it has no buffer yet
+    tokio::select! {
+        () = stop.cancelled() => return,
+        asked = timeout(limits.head, socket.peek(&mut first)) => {
+            if !matches!(asked, Ok(Ok(1))) {
+                return;
+            }
+        }
+    }
+    place.asks();
+    Box::pin(converse(socket, place.is_local(), end, limits, answer, stop)).await;
+}
+
+async fn converse(
+    socket: TcpStream,
+    is_local: bool,
+    end: Sleep,
     limits: Limits,
     answer: &impl Answer,
     stop: &CancellationToken,
 ) {
     let service = service_fn(|request: Request<Incoming>| {
-        let response = answer(&request);
+        let response = answer(&request, is_local);
         async move { Ok::<_, Infallible>(response) }
     });
     let connection = http1::Builder::new()
@@ -144,7 +196,7 @@ async fn answer_all(
     // The client's faults are nobody's business: an error here ends the connection and no more.
     tokio::select! {
         _ = connection.as_mut() => return,
-        () = sleep(limits.connection) => {}
+        () = end => {}
         () = stop.cancelled() => {}
     }
     connection.as_mut().graceful_shutdown();
@@ -153,9 +205,9 @@ async fn answer_all(
 
 fn answer(
     request: &Request<Incoming>,
-    registry: &Registry,
+    metrics: &Rendered,
     readiness: &Readiness,
-    now: SystemTime,
+    is_local: bool,
 ) -> Response<Full<Bytes>> {
     if request.method() != Method::GET && request.method() != Method::HEAD {
         let mut response = text(StatusCode::METHOD_NOT_ALLOWED, "only GET and HEAD\n");
@@ -163,9 +215,9 @@ fn answer(
         return response;
     }
     match request.uri().path() {
-        "/metrics" => metrics(registry),
+        "/metrics" => metrics.answer(Instant::now(), is_local),
         "/healthz" => text(StatusCode::OK, "ok\n"),
-        "/readyz" => match readiness.check(now) {
+        "/readyz" => match readiness.check(SystemTime::now()) {
             Ok(()) => text(StatusCode::OK, "ready\n"),
             Err(reasons) => text(StatusCode::SERVICE_UNAVAILABLE, reasons.join("\n") + "\n"),
         },
@@ -177,19 +229,39 @@ fn answer(
     }
 }
 
-fn metrics(registry: &Registry) -> Response<Full<Bytes>> {
-    let mut body = Vec::new();
-    let encoder = TextEncoder::new();
-    if let Err(error) = encoder.encode(&registry.gather(), &mut body) {
-        debug_assert!(false, "our own metrics do not encode: {error}");
-        return text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be encoded\n");
+/// The metrics as text, which all who ask within [`FRESH`] share.
+struct Rendered {
+    registry: Registry,
+    last: Mutex<Option<(Instant, Bytes)>>,
+}
+
+impl Rendered {
+    fn answer(&self, now: Instant, is_local: bool) -> Response<Full<Bytes>> {
+        let Some(text_of_now) = self.text(now, is_local) else {
+            return text(StatusCode::INTERNAL_SERVER_ERROR, "the metrics cannot be encoded\n");
+        };
+        let mut response = text(StatusCode::OK, text_of_now);
+        let format = HeaderValue::from_static(prometheus::TEXT_FORMAT);
+        response.headers_mut().insert(CONTENT_TYPE, format);
+        response
     }
-    let mut response = text(StatusCode::OK, body);
-    response.headers_mut().insert(
-        CONTENT_TYPE,
-        HeaderValue::from_str(encoder.format_type()).expect("a constant of the library"),
-    );
-    response
+
+    /// Those who ask while it is rendered wait for it, which is a matter of a millisecond.
+    fn text(&self, now: Instant, anew: bool) -> Option<Bytes> {
+        let mut last = self.last.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some((at, text)) = &*last
+            && !anew
+            && now.saturating_duration_since(*at) < FRESH
+        {
+            return Some(text.clone());
+        }
+        let mut text = Vec::new();
+        if let Err(error) = TextEncoder::new().encode(&self.registry.gather(), &mut text) {
+            debug_assert!(false, "our own metrics do not encode: {error}");
+            return None;
+        }
+        Some(last.insert((now, text.into())).1.clone())
+    }
 }
 
 pub fn text(status: StatusCode, body: impl Into<Bytes>) -> Response<Full<Bytes>> {
@@ -229,7 +301,8 @@ mod tests {
             readiness.set_backends(vec![("legacy:143".into(), Arc::default())]);
             let stop = CancellationToken::new();
             let known = Arc::clone(&readiness);
-            let answer = move |request: &_| answer(request, &registry, &known, SystemTime::now());
+            let metrics = Rendered { registry, last: Mutex::default() };
+            let answer = move |request: &_, is_local| answer(request, &metrics, &known, is_local);
             let served = serve_with(limits, Arc::new(listener), answer, stop.clone());
             Self { address, readiness, stop, task: tokio::spawn(served) }
         }
@@ -328,7 +401,7 @@ mod tests {
     async fn where_everybody_may_ask_a_connection_has_one_answer() {
         let running = Running::start(PUBLIC).await;
         let mut idle = Vec::new();
-        for _ in 1..PUBLIC.connections {
+        for _ in 1..PUBLIC.least_connections {
             idle.push(running.connect().await);
         }
         let keep = "GET /healthz HTTP/1.1\r\nHost: x\r\n\r\n";
@@ -386,12 +459,58 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn one_connection_too_many_ends_the_oldest() {
-        let running = Running::start(Limits { connections: 2, ..LIMITS }).await;
-        let (mut oldest, _second) = (running.connect().await, running.connect().await);
-        assert!(running.ask(&get("/healthz")).await.ends_with("ok\n"), "idle ones keep nobody out");
-        assert_eq!(rest(&mut oldest).await, "");
+    async fn silent_connections_keep_nobody_out_and_a_young_one_may_be_silent() {
+        let (young, few) = (Duration::ZERO, Limits { asking: 2, ..LIMITS });
+        let running = Running::start(Limits { young, ..few }).await;
+        let mut silent = Vec::new();
+        for _ in 0..LIMITS.connections(getrlimit(Resource::Nofile).current) {
+            silent.push(running.connect().await);
+        }
+        assert!(running.ask(&get("/healthz")).await.ends_with("ok\n"));
+        assert_eq!(rest(&mut silent[0]).await, "", "the oldest made room");
+        silent[1].write_all(get("/").as_bytes()).await.unwrap();
+        assert!(rest(&mut silent[1]).await.ends_with("it can serve\n"), "and no other");
         running.end().await;
+
+        // Nor do those who begin to ask and go on to nothing.
+        let running = Running::start(few).await;
+        let mut slow = Vec::new();
+        for _ in 0..3 {
+            let mut one = running.connect().await;
+            one.write_all(b"GET /hea").await.unwrap();
+            slow.push(one);
+        }
+        assert!(running.ask(&get("/healthz")).await.ends_with("ok\n"));
+        running.end().await;
+    }
+
+    #[test]
+    fn connections_are_a_small_part_of_the_descriptors() {
+        for (descriptors, want) in
+            [(Some(0), 16), (Some(1024), 32), (Some(20_000), 625), (Some(1 << 20), 2048)]
+        {
+            assert_eq!(LIMITS.connections(descriptors), want);
+        }
+        assert_eq!((LIMITS.connections(None), PUBLIC.connections(Some(64))), (2048, 256));
+    }
+
+    #[test]
+    fn the_metrics_are_rendered_once_a_second_but_for_the_machine_itself() {
+        let counter = IntCounter::new("things_total", "Things").unwrap();
+        let registry = Registry::new();
+        registry.register(Box::new(counter.clone())).unwrap();
+        let metrics = Rendered { registry, last: Mutex::default() };
+        let start = Instant::now();
+        let count_at = |milliseconds, is_local| {
+            let text = metrics.text(start + Duration::from_millis(milliseconds), is_local);
+            let text = String::from_utf8(text.unwrap().to_vec()).unwrap();
+            counter.inc();
+            text.lines().last().unwrap().to_owned()
+        };
+        let seen = [(0, false), (999, false), (999, true), (1998, false), (1999, false)]
+            .map(|(at, is_local)| count_at(at, is_local));
+        let want = [0, 0, 2, 2, 4].map(|count| format!("things_total {count}"));
+        assert_eq!(seen, want);
     }
 
     #[tokio::test]

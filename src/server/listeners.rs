@@ -186,7 +186,7 @@ impl Listeners {
         let answers = &self.around.answers;
         change(&mut self.acme, acme_address(settings), sockets.acme, "acme", |socket, stop| {
             let answers = Arc::clone(answers);
-            let answer = move |request: &_| answers.http.answer(request);
+            let answer = move |request: &_, _| answers.http.answer(request);
             background.spawn(probes::serve_with(probes::PUBLIC, socket, answer, stop));
         });
         readiness.set_listening(true);
