@@ -35,17 +35,15 @@ mod backend;
 
 mod head;
 
-mod marker;
-
 #[cfg(test)]
 mod tests;
 
 use std::fmt;
 use std::time::Instant;
 
+use super::marker::Tail;
 use head::Refused;
 pub use head::Verb;
-use marker::Tail;
 
 /// Commands outstanding at one time that are timed.
 const COMMANDS: usize = 32;

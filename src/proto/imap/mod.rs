@@ -5,6 +5,8 @@
 //! server wants STARTTLS. After login
 //! bytes pass as they are and [`follow`] looks on. [`capability`] is used wherever a list of them stands.
 
+mod marker;
+
 pub mod line;
 
 pub mod command;

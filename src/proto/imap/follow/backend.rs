@@ -9,9 +9,9 @@ use std::time::{Duration, Instant};
 use memchr::memchr;
 
 use super::head::{self, BackendHead, Verb};
-use super::marker::{Ending, Tail};
 use super::{Backend, Client, Command, Current, Error, Follow, HELD, Kind, skip};
 use crate::proto::imap::capability::Repair;
+use crate::proto::imap::marker::{Ending, Tail};
 
 impl Follow {
     /// `buffer`: what was held, and the backend's bytes behind it. On return, what the client gets.

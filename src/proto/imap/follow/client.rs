@@ -9,8 +9,8 @@ use std::time::Instant;
 use memchr::memchr;
 
 use super::head::{self, ClientHead, Order, Verb};
-use super::marker::{Ending, Tail};
 use super::{COMMANDS, Client, Command, Current, Error, Follow, Kind, Tag, skip};
+use crate::proto::imap::marker::{Ending, Tail};
 
 impl Follow {
     /// `buffer`: what was held, and the client's bytes behind it. On return, what the backend gets.
