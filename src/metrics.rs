@@ -19,8 +19,10 @@ use crate::backend::dial;
 use crate::config::settings::ServerState;
 use crate::conn::close::Reason;
 use crate::conn::failure::Failure;
+use crate::conn::refused::UNTAGGED;
 use crate::conn::tls::Handshake;
 use crate::proto::client_hello::Version;
+use crate::proto::imap::command;
 use crate::proto::imap::follow::Verb;
 use crate::proto::imap::sasl::Mechanism;
 use crate::tls::Part;
@@ -87,6 +89,8 @@ pub struct Metrics {
     pub client_to_backend: IntCounter,
     pub backend_to_client: IntCounter,
     logins: IntCounterVec,
+    /// The first is of lines without a tag.
+    commands_refused: Vec<IntCounter>,
     pub hold_waiting: IntGauge,
     holds: Vec<IntCounter>,
     backends: Families,
@@ -257,6 +261,12 @@ impl Metrics {
                 logins.with_label_values(&[<&str>::from(*result), <&str>::from(*mechanism)]);
             }
         }
+        let commands_refused = counters(
+            r,
+            "commands_refused_total",
+            "Commands before login that were not carried out, by command",
+            &["command"],
+        )?;
         let up = IntGaugeVec::new(
             named("backend_up", "Whether the backend server answered last time"),
             &["backend"],
@@ -441,6 +451,10 @@ impl Metrics {
             client_to_backend: bytes.with_label_values(&["client_to_backend"]),
             backend_to_client: bytes.with_label_values(&["backend_to_client"]),
             logins,
+            commands_refused: std::iter::once(UNTAGGED)
+                .chain(command::Verb::VARIANTS.iter().map(<&str>::from))
+                .map(|command| commands_refused.with_label_values(&[command]))
+                .collect(),
             backends: Families {
                 up,
                 state,
@@ -488,6 +502,11 @@ impl Metrics {
 
     pub fn login(&self, result: LoginResult, mechanism: Mechanism) {
         self.logins.with_label_values(&[<&str>::from(result), <&str>::from(mechanism)]).inc();
+    }
+
+    /// `None`: it had no tag.
+    pub fn command_refused(&self, verb: Option<command::Verb>) {
+        self.commands_refused[verb.map_or(0, |verb| 1 + verb as usize)].inc();
     }
 
     pub fn held(&self, result: HoldResult) {

@@ -272,20 +272,92 @@ fn outcome_is_told_apart_when_a_tag_is_used_twice() {
 fn strange_tags_are_answered_untagged_and_never_echoed() {
     let backend = FakeBackend::plain();
     let proxy = Proxy::start(&backend, "");
-    let long = "x".repeat(65);
-    for tag in ["%s%n", "a\"b", "a(b", "a{b", "\u{e4}", "a\x1b[31mb", long.as_str(), "*", "+"] {
+    for tag in ["%s%n", "a\"b", "a(b", "a{b", "a\\b", "\u{e4}", "a\x1b[31mb", "*", "+"] {
         let mut client = proxy.connect();
         client.expect("* OK ");
         client.send(format!("{tag} NOOP\r\n"));
         client.expect("* BAD");
         assert!(client.result("NOOP").starts_with("OK"), "{tag}");
     }
+    assert!(!proxy.text().contains('\x1b'));
+    proxy.stop();
+}
+
+/// RFC 9051 §9: nearly any text, as long as the line allows.
+#[test]
+fn every_tag_is_answered_under_itself() {
+    let backend = FakeBackend::plain();
+    let proxy = Proxy::start(&backend, "");
+    let long = "A1._-".repeat(1600);
+    for tag in ["?", "1~#~OPAQUE-MAIL~#~", "$1", "#0001", "A/1", "A:1", "=1", "@1", "]", &long] {
+        let mut client = proxy.connect();
+        client.expect("* OK ");
+        client
+            .send(format!("{tag} NOOP\r\n{tag} LOGIN alice wrong\r\n{tag} LOGIN alice secret\r\n"));
+        for result in ["OK", "NO", "OK"] {
+            client.expect(&format!("{tag} {result} "));
+        }
+    }
+    proxy.stop();
+}
+
+/// As people type it by hand, and as Debian 12's mutt says AUTHENTICATE.
+#[test]
+fn blanks_and_specials_are_taken_as_servers_take_them() {
+    let dovecot = Dovecot::start();
+    let proxy = Proxy::start(&dovecot, "");
+    for command in ["a LOGIN alice secret \r\n", "a  LOGIN  alice   secret\r\n"] {
+        let mut client = proxy.connect();
+        client.expect("* OK ");
+        client.send(command);
+        client.expect("a OK");
+    }
     let mut client = proxy.connect();
     client.expect("* OK ");
-    let longest = "A1._-".repeat(12);
-    client.send(format!("{longest} NOOP\r\n"));
-    client.expect(&format!("{longest} OK"));
-    assert!(!proxy.text().contains('\x1b'));
+    client.send("a AUTHENTICATE PLAIN \r\n");
+    client.expect("+ ");
+    client.send("AGFsaWNlAHNlY3JldA==\r\n");
+    client.expect("a OK");
+    proxy.stop();
+
+    let backend = FakeBackend::plain();
+    let proxy = Proxy::start(&backend, "");
+    let mut client = proxy.connect();
+    client.expect("* OK ");
+    assert!(client.result("LOGIN DOMAIN\\alice 50%*off").starts_with("NO"));
+    assert_eq!(backend.logins(), [(b"DOMAIN\\alice".to_vec(), b"50%*off".to_vec())]);
+    proxy.stop();
+}
+
+/// RFC 2971 §3.3: 30 pairs, keys of 30 and values of 1024 octets.
+#[test]
+fn an_id_is_read_up_to_its_limits_and_never_ends_the_session() {
+    let backend = FakeBackend::plain();
+    let proxy = Proxy::start(&backend, "");
+    let id = |pairs: usize, value: usize| {
+        let pair = format!("\"{}\" \"{}\"", "k".repeat(30), "v".repeat(value));
+        format!("ID ( {} )", [pair.as_str()].repeat(pairs).join("  "))
+    };
+    for (command, result) in [
+        (id(1, 2), "OK"),
+        (id(30, 1024), "OK"),
+        (id(31, 1), "BAD"),
+        (id(1, 1025), "BAD"),
+        (id(30, 4096), "BAD"),
+        (format!("ID (\"k\" {{150000+}}\r\n{})", "x X\r\n".repeat(30_000)), "BAD"),
+        ("ID (\"k\")".to_owned(), "BAD"),
+        (id(2, 3), "OK"),
+    ] {
+        let mut client = proxy.connect();
+        client.expect("* OK ");
+        for _ in 0..4 {
+            let answer = client.result(&command);
+            assert!(answer.starts_with(result), "{command:.40}: {answer}");
+        }
+        assert!(client.result("LOGIN alice secret").starts_with("OK"), "{command:.40}");
+    }
+    let last = format!("ID (\"{0}\" \"vvv\" \"{0}\" \"vvv\")\r\n", "k".repeat(30));
+    assert!(backend.received().contains(&last));
     proxy.stop();
 }
 
@@ -623,7 +695,8 @@ fn fields_of_an_id_that_a_backend_would_believe_are_removed() {
     let mut client = proxy.connect();
     client.expect("* OK ");
     let id = "ID (\"name\" \"Thunder bird\" \"x-originating-ip\" \"6.6.6.6\" \"version\" {3+}\r\n1.2 \
-              \"X-Session-Id\" \"forged\" \"x-forward-master\" \"root\" \"x-proxy-ttl\" NIL)";
+              \"X-Session-Id\" \"forged\" \"x-forward-master\" \"root\" \
+              \" x-session-id \" \"forged\" \"x-proxy-ttl\" NIL)";
     assert!(client.result(id).starts_with("OK"));
     assert!(client.result("LOGIN alice secret").starts_with("OK"));
     let received = backend.received();

@@ -117,6 +117,66 @@ fn series_that_can_exist_are_zero_from_the_start() {
     proxy.stop();
 }
 
+const COMMANDS: [&str; 9] = [
+    "untagged",
+    "capability",
+    "noop",
+    "id",
+    "logout",
+    "starttls",
+    "login",
+    "authenticate",
+    "other",
+];
+
+/// A person whose client is refused sees nothing of why; the operator does.
+#[test]
+fn a_command_that_is_refused_before_login_is_in_log_and_metric_without_a_word_of_the_client() {
+    let backend = FakeBackend::plain();
+    let proxy = Proxy::start(&backend, "");
+    let refused = |command: &str| {
+        proxy.metric(&format!("imaps_proxy_commands_refused_total{{command=\"{command}\"}}"))
+    };
+    assert_eq!(COMMANDS.map(refused), [0.0; 9]);
+    let mut client = proxy.connect();
+    for command in [
+        "LANGUAGE s3cret",
+        "AUTHENTICATE PLAIN s3cret!",
+        "NOOP",
+        "LOGIN alice \"s3cret",
+        "s3cret x",
+        "NOOP",
+        "ID (s3cret)",
+        "NOOP s3cret",
+        "AUTHENTICATE PLAIN s3cret!",
+    ] {
+        client.result(command);
+    }
+    client.send("s3cret*\r\n");
+    client.rest(PATIENCE);
+    proxy.wait_for_ends("too_many_bad_commands", 1);
+    let seen = COMMANDS.map(refused);
+    assert_eq!(seen, [1.0, 0.0, 1.0, 1.0, 0.0, 0.0, 1.0, 2.0, 2.0]);
+    let lines = proxy.log();
+    let refusals = lines.iter().filter(|line| line.message() == "command refused before login");
+    let told: Vec<_> = refusals
+        .map(|line| [line.level(), line.field("command"), line.field("answer")[..9].to_owned()])
+        .collect();
+    let want = [
+        ["INFO", "LANGUAGE", "BAD Unkno"],
+        ["INFO", "AUTHENTICATE", "BAD AUTHE"],
+        ["INFO", "LOGIN", "BAD LOGIN"],
+        ["DEBUG", "other", "BAD Unkno"],
+        ["INFO", "ID", "BAD ID ta"],
+        ["INFO", "NOOP", "BAD The c"],
+        ["DEBUG", "AUTHENTICATE", "BAD AUTHE"],
+        ["INFO", "untagged", "BAD A com"],
+    ];
+    assert_eq!(told, want, "one of each kind, unless all are wanted");
+    assert!(!proxy.text().contains("s3cret"), "{}", proxy.text());
+    proxy.stop();
+}
+
 #[test]
 fn every_connection_is_counted_once_and_has_one_line() {
     let dovecot = Dovecot::start();

@@ -239,7 +239,12 @@ async fn attempt(
     // Zeroed when done: they hold the password.
     let (mut to_backend, mut to_client) = (Zeroizing::new(Vec::new()), Vec::new());
     let nothing = Fields::default();
-    let id = if link.introduced { &nothing } else { caller.id };
+    let id = if link.introduced {
+        exchange.on_introduced(caller.id);
+        &nothing
+    } else {
+        caller.id
+    };
     let mut step = exchange.start(server.dialect(endpoint), id, &mut to_backend);
     // Whether what either side has sent so far was looked at and more is needed.
     let (mut client_read, mut backend_read) = (false, link.input.is_empty());

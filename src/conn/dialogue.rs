@@ -11,8 +11,9 @@ use tokio::time::{Instant, timeout_at};
 use super::Context;
 use super::backend::LoggedIn;
 use super::client::{self, Client, LAST_WORDS, Received};
-use super::close::Reason;
+use super::close::{Reason, Session};
 use super::hold::Hold;
+use super::refused;
 use super::relay::Pair;
 use crate::metrics::HoldResult;
 use crate::proto::imap::dialogue::{self as proto, End, Login, Next};
@@ -64,7 +65,7 @@ pub async fn resume(client: Client, deadline: Instant, ctx: &Context) -> Result<
 
 impl Dialogue {
     /// Answers commands until one is a login.
-    pub async fn next_login(&mut self, ctx: &Context) -> Result<Login, Reason> {
+    pub async fn next_login(&mut self, session: &Session, ctx: &Context) -> Result<Login, Reason> {
         loop {
             let mut out = Vec::new();
             let next = {
@@ -73,6 +74,7 @@ impl Dialogue {
                     known.as_ref().map_or(&b"IMAP4rev1"[..], |known| &known.told.capabilities);
                 self.proto.advance(&mut self.input, capabilities, &mut out)
             };
+            refused::report(&self.proto.take_refused(), session, ctx);
             match next {
                 Next::LogIn(login) => {
                     self.send(&out, ctx).await?;

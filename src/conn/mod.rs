@@ -23,6 +23,8 @@ pub mod client;
 
 pub mod hold;
 
+pub mod refused;
+
 pub mod dialogue;
 
 pub mod backend;
@@ -66,6 +68,7 @@ pub struct Context {
 /// What all connections have in common, whatever configuration they began with.
 struct Shared {
     failures: failure::Sampled,
+    refused: refused::Sampled,
     /// Logins that were refused as they came in a loop, or say so.
     loops: Mutex<Sampler>,
     /// For a CA that asks.
@@ -119,6 +122,7 @@ impl Context {
         let _ = tls.config.load().crypto_provider().secure_random.fill(&mut seed);
         let shared = Shared {
             failures: failure::Sampled::default(),
+            refused: refused::Sampled::default(),
             loops: Mutex::new(Sampler::new(1)),
             answers,
             open: AtomicUsize::new(0),
@@ -234,7 +238,7 @@ async fn until_login(
         }
     };
     loop {
-        let login = dialogue.next_login(ctx).await?; //               a whole LOGIN or AUTHENTICATE
+        let login = dialogue.next_login(session, ctx).await?; //      a whole LOGIN or AUTHENTICATE
         if let Some(logged_in) =
             backend::log_in(&mut dialogue, &login, listener, session, ctx).await?
         {

@@ -2,8 +2,8 @@
 //!
 //! In: a socket. Out: the same socket, on which nothing was read beyond STARTTLS and nothing but TLS follows, and
 //! the deadline of the login: it began with the greeting, and TLS does not extend it.
-//! **Invariants:** the backend is not dialled here and hears nothing of what was said here; nothing of it is logged;
-//! what was said is dropped with the dialogue before TLS begins.
+//! **Invariants:** the backend is not dialled here and hears nothing of what was said here; no word
+//! of it is logged; what was said is dropped with the dialogue before TLS begins.
 //! Not here: what comes after the answer to STARTTLS ([`super::tls`], where plaintext is refused as well).
 
 use std::io;
@@ -19,6 +19,7 @@ use super::close::{Reason, Session};
 use super::dialogue::{RESTARTING, TOO_SLOW, UNAVAILABLE};
 use super::failure::{Failed, Failure};
 use super::hold::Hold;
+use super::refused;
 use crate::backend::Known;
 use crate::metrics::{HoldResult, Phase};
 use crate::proto::imap::dialogue::{Dialogue, End, Next};
@@ -52,6 +53,7 @@ pub async fn wait(
             let words = &now.as_ref().unwrap_or(&known).told_before_tls.capabilities;
             dialogue.advance(&mut input, words, &mut out)
         };
+        refused::report(&dialogue.take_refused(), session, ctx);
         match next {
             Next::More => send(&mut socket, &out, deadline, ctx).await?,
             Next::StartTls => {

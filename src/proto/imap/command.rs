@@ -1,14 +1,19 @@
 //! Reads one whole command: tag, verb, arguments.
 //!
-//! In: the bytes that [`super::line`] found to be one command. Out: a [`Command`], and from its arguments
-//! the strings that they mean. The grammar is RFC 9051 §9, read strictly, since what two readers take
-//! differently is how a command is smuggled: one space between words, no CR, LF or NUL outside a literal
-//! (NUL nowhere), no 8-bit byte in an atom, only `\"` and `\\` escaped in a quoted string.
+//! In: the bytes that [`super::line`] found to be one command. Out: a [`Command`], and from its
+//! arguments the strings that they mean. The grammar is RFC 9051 §9, read strictly where two
+//! readers would take it differently, since that is how a command is smuggled: no CR, LF or NUL
+//! outside a literal (NUL nowhere), no tab and no 8-bit byte in an atom, only `\"` and `\\` escaped
+//! in a quoted string. It is read leniently where servers are lenient and all mean the same:
+//! several blanks are one, blanks may stand at the end, and an unquoted user or password may hold
+//! `%`, `*` and `\`, as people type it by hand.
 
+use super::line::{self, Head};
 use super::secret::Secret;
 
-/// The commands that a client may use before login; the rest is `Other`.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+/// The commands that a client may use before login; the rest is `Other`. A label of metrics.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "lowercase")]
 pub enum Verb {
     Capability,
     Noop,
@@ -25,16 +30,17 @@ pub enum Verb {
 pub struct Command<'a> {
     pub tag: &'a [u8],
     pub verb: Verb,
-    /// What follows the verb's space, without the last LF; `None` without that space. A CR at the end may be
-    /// a literal's last byte, before a bare LF: only who reads the strings can tell.
-    pub arguments: Option<&'a [u8]>,
+    name: &'a [u8],
+    /// What follows the verb, without the last LF; it may begin and end with blanks. A CR at the
+    /// end may be a literal's last byte, before a bare LF: only who reads the strings can tell.
+    pub arguments: &'a [u8],
 }
 
 /// Why the bytes are no command, or its arguments not those of the verb.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
     /// The answer can't carry the tag: it may be anything.
-    #[error("a tag is 1 to 64 letters, digits, dots, dashes or underscores")]
+    #[error("a tag is visible ASCII without any of (){{%*\"\\+")]
     Tag,
     #[error("a line may hold neither NUL nor a CR without LF")]
     Control,
@@ -42,33 +48,36 @@ pub enum Error {
     Arguments,
 }
 
-/// Longest tag that is answered; Dovecot takes 126, nginx 32.
-pub const MAX_TAG: usize = 64;
-
 impl<'a> Command<'a> {
     /// `bytes`: one command as framed, its last line end included.
     pub fn parse(bytes: &'a [u8]) -> Result<Self, Error> {
         let with_cr = bytes.strip_suffix(b"\n").unwrap_or(bytes);
         let line = with_cr.strip_suffix(b"\r").unwrap_or(with_cr);
-        let (tag, rest) = split_space(line);
-        if !is_tag(tag) {
+        let Head { tag, verb, arguments } = line::head(line);
+        if tag.is_empty() || !tag.iter().all(|&byte| is_tag_byte(byte)) {
             return Err(Error::Tag);
         }
-        let (name, arguments) = split_space(rest.unwrap_or_default());
-        let arguments = arguments.map(|_| &with_cr[tag.len() + 1 + name.len() + 1..]);
-        Ok(Self { tag, verb: Verb::of(name), arguments })
+        let arguments = arguments.map_or(&b""[..], |behind| &with_cr[line.len() - behind.len()..]);
+        Ok(Self { tag, verb: Verb::of(verb), name: verb, arguments })
+    }
+
+    /// The command's name, if clients are known to say it. Any other word may be a piece of a
+    /// password that was sent in the wrong place, and is never logged.
+    pub fn known(&self) -> Option<&'static str> {
+        KNOWN.iter().copied().find(|known| known.as_bytes().eq_ignore_ascii_case(self.name))
     }
 
     /// For verbs that take none.
     pub fn no_arguments(&self) -> Result<(), Error> {
-        if self.arguments.is_none() { Ok(()) } else { Err(Error::Arguments) }
+        Reader(self.arguments).end()
     }
 
     /// LOGIN's user and password (RFC 9051 §6.2.3).
     pub fn login(&self) -> Result<(Vec<u8>, Secret), Error> {
-        let mut reader = Reader(self.arguments.ok_or(Error::Arguments)?);
+        let mut reader = Reader(self.arguments);
+        reader.pad();
         let user = reader.astring()?;
-        reader.byte(b' ')?;
+        reader.blanks()?;
         let password = Secret::new(reader.astring()?);
         reader.end()?;
         Ok((user, password))
@@ -76,15 +85,61 @@ impl<'a> Command<'a> {
 
     /// AUTHENTICATE's mechanism, in upper case, and the initial response as written (RFC 4959).
     pub fn authenticate(&self) -> Result<(String, Option<&'a [u8]>), Error> {
-        let arguments = self.arguments.ok_or(Error::Arguments)?;
-        let (name, initial) = split_space(arguments.strip_suffix(b"\r").unwrap_or(arguments));
-        let legal = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
-        if name.is_empty() || name.len() > 20 || !name.iter().all(legal) {
-            return Err(Error::Arguments); // RFC 4422 §3.1: 1 to 20 of these
+        let arguments = self.arguments.strip_suffix(b"\r").unwrap_or(self.arguments);
+        let (name, initial) = line::split_blank(&arguments[line::blanks(arguments)..]);
+        if !is_mechanism(name) {
+            return Err(Error::Arguments);
         }
+        let initial = initial.map(trim_blanks).filter(|text| !text.is_empty());
         Ok((String::from_utf8_lossy(name).to_ascii_uppercase(), initial))
     }
 }
+
+/// Names of commands before login, and of those that clients say before login and should not.
+const KNOWN: [&str; 42] = [
+    "APPEND",
+    "AUTHENTICATE",
+    "BACKENDAUTHENTICATE",
+    "CAPABILITY",
+    "CHECK",
+    "CLIENTID",
+    "CLOSE",
+    "COMPRESS",
+    "COPY",
+    "CREATE",
+    "DELETE",
+    "ENABLE",
+    "EXAMINE",
+    "EXPUNGE",
+    "FETCH",
+    "GETQUOTA",
+    "GETQUOTAROOT",
+    "ID",
+    "IDLE",
+    "LANGUAGE",
+    "LIST",
+    "LOGIN",
+    "LOGOUT",
+    "LSUB",
+    "NAMESPACE",
+    "NOOP",
+    "PROXYAUTH",
+    "RENAME",
+    "SEARCH",
+    "SELECT",
+    "SORT",
+    "STARTTLS",
+    "STATUS",
+    "STORE",
+    "SUBSCRIBE",
+    "UID",
+    "UNAUTHENTICATE",
+    "UNSELECT",
+    "UNSUBSCRIBE",
+    "XAPPLEPUSHSERVICE",
+    "XCLIENTID",
+    "XLIST",
+];
 
 impl Verb {
     fn of(name: &[u8]) -> Self {
@@ -101,18 +156,24 @@ impl Verb {
     }
 }
 
-/// RFC 9051 lets a tag be nearly any text; we answer what every client uses, so that a tag echoed back
-/// can never be taken for something else.
-fn is_tag(tag: &[u8]) -> bool {
-    let legal = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'.' | b'-' | b'_');
-    (1..=MAX_TAG).contains(&tag.len()) && tag.iter().all(legal)
+/// RFC 9051 §9, `tag`: any `ASTRING-CHAR` but `+`. None of them ends a line, announces a literal or
+/// begins an untagged response, so that a tag echoed back can never be taken for something else.
+pub(super) fn is_tag_byte(byte: u8) -> bool {
+    byte.is_ascii_graphic() && !br#"(){%*"\+"#.contains(&byte)
 }
 
-fn split_space(line: &[u8]) -> (&[u8], Option<&[u8]>) {
-    match memchr::memchr(b' ', line) {
-        Some(at) => (&line[..at], Some(&line[at + 1..])),
-        None => (line, None),
-    }
+/// A name of RFC 4422 §3.1, or a longer one: ECDSA-NIST256P-CHALLENGE is in use.
+pub(super) fn is_mechanism(name: &[u8]) -> bool {
+    let legal = |byte: &u8| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_');
+    (1..=MAX_MECHANISM).contains(&name.len()) && name.iter().all(legal)
+}
+
+const MAX_MECHANISM: usize = 64;
+
+fn trim_blanks(text: &[u8]) -> &[u8] {
+    let text = &text[line::blanks(text)..];
+    let end = text.iter().rposition(|&byte| byte != b' ').map_or(0, |at| at + 1);
+    &text[..end]
 }
 
 /// Reads arguments from the front, literals included.
@@ -124,8 +185,21 @@ impl Reader<'_> {
         Ok(())
     }
 
-    /// Nothing follows but the CR of the line's end.
-    pub(super) fn end(&self) -> Result<(), Error> {
+    /// At least one blank.
+    pub(super) fn blanks(&mut self) -> Result<(), Error> {
+        self.byte(b' ')?;
+        self.pad();
+        Ok(())
+    }
+
+    /// Blanks, if there are any.
+    pub(super) fn pad(&mut self) {
+        self.0 = &self.0[line::blanks(self.0)..];
+    }
+
+    /// Nothing follows but blanks and the CR of the line's end.
+    pub(super) fn end(&mut self) -> Result<(), Error> {
+        self.pad();
         if matches!(self.0, b"" | b"\r") { Ok(()) } else { Err(Error::Arguments) }
     }
 
@@ -159,8 +233,10 @@ impl Reader<'_> {
         self.string().map(Some)
     }
 
+    /// What stands unquoted. `%`, `*` and `\` belong to no atom of RFC 9051, but Dovecot, Cyrus and
+    /// others take them in a user or password, each for itself.
     fn atom(&mut self) -> Result<&[u8], Error> {
-        let special = |&byte: &u8| byte <= b' ' || byte >= 0x7f || b"(){%*\"\\".contains(&byte);
+        let special = |&byte: &u8| !byte.is_ascii_graphic() || b"(){\"".contains(&byte);
         let length = self.0.iter().position(special).unwrap_or(self.0.len());
         if length == 0 {
             return Err(Error::Arguments);
@@ -185,6 +261,7 @@ impl Reader<'_> {
                     Some((_, &escaped @ (b'"' | b'\\'))) => text.push(escaped),
                     _ => return Err(Error::Arguments),
                 },
+                b'\r' if bytes.len() == 0 => break, // of the line's end
                 b'\r' | b'\n' | 0 => return Err(Error::Control),
                 _ => text.push(byte),
             }
@@ -230,6 +307,8 @@ mod tests {
         assert_eq!(login(b"a login {5}\r\nte\\st {4+}\r\ns \"x\r\n"), want);
         assert_eq!(login(b"a LOGIN u p]\n"), Ok((b"u".to_vec(), b"p]".to_vec())));
         assert_eq!(login(b"a LOGIN {2+}\r\n\r\n \"\"\r\n"), Ok((b"\r\n".to_vec(), Vec::new())));
+        assert_eq!(login(b"a  LOGIN  u {2+}\r\np  \r\n"), Ok((b"u".to_vec(), b"p ".to_vec())));
+        assert_eq!(login(b"a LOGIN d\\u p%*\r\n"), Ok((b"d\\u".to_vec(), b"p%*".to_vec())));
         assert_eq!(login(b"a LOGIN u {2+}\np\r\n"), Ok((b"u".to_vec(), b"p\r".to_vec())));
         assert_eq!(login(b"a LOGIN u {2+}\np\r\r\n"), Ok((b"u".to_vec(), b"p\r".to_vec())));
     }
@@ -237,11 +316,8 @@ mod tests {
     #[test]
     fn what_two_readers_take_differently_is_refused() {
         for line in [
-            &b"a  LOGIN u p\r\n"[..],
-            b"a LOGIN  u p\r\n",
-            b"a LOGIN u  p\r\n",
-            b"a LOGIN u p \r\n",
-            b"a LOGIN u p\r\r\n",
+            &b"a LOGIN u p\r\r\n"[..],
+            b"a LOGIN u p \r\r\n",
             b"a LOGIN u \"p\r\n",
             b"a LOGIN u {+1}\r\nx\r\n",
             b"a LOGIN u\r\n",
@@ -254,7 +330,11 @@ mod tests {
             b"a LOGIN u p\rb NOOP\r\n",
             b"a LOGIN u p\0\r\n",
             b"a LOGIN {1+}\r\n\0 p\r\n",
-            b"a LOGIN u* p\r\n",
+            b"a LOGIN u\" p\r\n",
+            b"a LOGIN u( p\r\n",
+            b"a LOGIN u) p\r\n",
+            b"a LOGIN u{ p\r\n",
+            b"a LOGIN u {1+} \r\nx\r\n",
         ] {
             assert!(login(line).is_err(), "{:?}", String::from_utf8_lossy(line));
         }
@@ -262,10 +342,17 @@ mod tests {
 
     #[test]
     fn a_tag_is_something_that_can_be_echoed() {
-        let long = [b'x'; 65];
-        for tag in [&b""[..], b"+", b"*", b"%s", b"a\"", b"\xff", b"a\x1b", &long] {
-            assert_eq!(Command::parse(&[tag, b" NOOP\r\n"].concat()), Err(Error::Tag));
+        for tag in 0..=u8::MAX {
+            let line = [b"a", &[tag][..], b" NOOP\r\n"].concat();
+            let legal = tag.is_ascii_graphic() && !b"(){%*\"\\+".contains(&tag);
+            assert_eq!(
+                Command::parse(&line).is_ok(),
+                legal || tag == b' ',
+                "{}",
+                tag.escape_ascii()
+            );
         }
+        assert_eq!(Command::parse(b" NOOP\r\n"), Err(Error::Tag));
         assert_eq!(Command::parse(b"A-1._x nOOp\r\n").map(|c| c.verb), Ok(Verb::Noop));
     }
 
@@ -274,6 +361,8 @@ mod tests {
         let parse = |line: &'static [u8]| Command::parse(line).and_then(|c| c.authenticate());
         assert_eq!(parse(b"a AUTHENTICATE plain\r\n"), Ok(("PLAIN".into(), None)));
         assert_eq!(parse(b"a AUTHENTICATE PLAIN =\r\n"), Ok(("PLAIN".into(), Some(&b"="[..]))));
+        assert_eq!(parse(b"a AUTHENTICATE  PLAIN  = \r\n"), Ok(("PLAIN".into(), Some(&b"="[..]))));
+        assert_eq!(parse(b"a AUTHENTICATE CRAM-MD5 \r\n"), Ok(("CRAM-MD5".into(), None)));
         assert_eq!(parse(b"a AUTHENTICATE \"PLAIN\"\r\n"), Err(Error::Arguments));
         assert_eq!(parse(b"a AUTHENTICATE\r\n"), Err(Error::Arguments));
     }

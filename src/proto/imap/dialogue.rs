@@ -11,6 +11,9 @@
 //! refused before it is sent. **Invariant:** nothing that came before TLS is there after it: the dialogue ends with
 //! STARTTLS, a new one begins, and what was sent together with STARTTLS ends the session (CVE-2011-0411).
 //!
+//! An ID never costs the session: a wrong one is `BAD` and no bad command, and of one that is too
+//! long nothing is kept. A client that sends more than [`MAX_PASSED`] bytes of such IDs has to leave.
+//!
 //! Limits: [`MAX_BAD`] bad commands in a row, [`MAX_COMMANDS`] in all, [`MAX_BYTES`] in all, and the sizes
 //! of [`super::line`]. The deadline is the driver's.
 //! Not here: the exchange with the backend ([`super::login`]).
@@ -25,8 +28,11 @@ use super::secret::{Input, Secret};
 pub const MAX_BAD: u8 = 3;
 /// Commands that a client may use before it is logged in. Real ones need fewer than ten.
 pub const MAX_COMMANDS: u8 = 20;
-/// Bytes that a client may spend on other commands than AUTHENTICATE.
+/// Bytes that a client may spend on other commands than AUTHENTICATE and ID, which have limits of
+/// their own.
 pub const MAX_BYTES: usize = 64 * 1024;
+/// Bytes of IDs that are too long.
+pub const MAX_PASSED: usize = 1024 * 1024;
 
 /// A whole login, ready for the backend.
 #[derive(Debug)]
@@ -78,7 +84,20 @@ pub struct Dialogue {
     bad_in_a_row: u8,
     commands: u8,
     bytes: usize,
+    passed: usize,
     id: id::Fields,
+    refused: Vec<Refused>,
+}
+
+/// A command that was not carried out, for log and metric. Nothing of it is the client's own words.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub struct Refused {
+    /// `None`: it has no tag that can be answered.
+    pub verb: Option<Verb>,
+    /// The command's name, where that is a known one.
+    pub name: Option<&'static str>,
+    /// What it was answered.
+    pub answer: &'static str,
 }
 
 impl Dialogue {
@@ -91,7 +110,9 @@ impl Dialogue {
             bad_in_a_row: 0,
             commands: 0,
             bytes: 0,
+            passed: 0,
             id: id::Fields::default(),
+            refused: Vec::new(),
         }
     }
 
@@ -103,6 +124,11 @@ impl Dialogue {
     /// What the client told of itself that may go on to the backend.
     pub fn id(&self) -> &id::Fields {
         &self.id
+    }
+
+    /// The commands that were refused since this was last asked.
+    pub fn take_refused(&mut self) -> Vec<Refused> {
+        std::mem::take(&mut self.refused)
     }
 
     /// Answers every whole command in `input`, up to a login. `capabilities`: the words that CAPABILITY shows.
@@ -121,6 +147,22 @@ impl Dialogue {
                     continue;
                 }
                 Ok(Scan::Whole(length)) => length,
+                Ok(Scan::Excess) => {
+                    let command = Command::parse(input.bytes());
+                    match self.count(0, out).or_else(|| self.refuse(command, ID, out)) {
+                        Some(end) => return Next::Close(end),
+                        None => continue,
+                    }
+                }
+                Ok(Scan::Passed(length)) => {
+                    input.consume(length);
+                    self.passed += length;
+                    if self.passed <= MAX_PASSED {
+                        continue;
+                    }
+                    out.extend_from_slice(b"* BYE [TOOBIG] ID too long.\r\n");
+                    return Next::Close(End::TooLong);
+                }
                 Err(line::Error::LiteralTooBig { waits: true, skip, .. }) => {
                     let login = self.is_login(&input.bytes()[..skip]);
                     let text = if login { PRIVACY } else { "NO [TOOBIG] Literal too long." };
@@ -147,11 +189,7 @@ impl Dialogue {
             input.consume(length);
             match answered {
                 Answered::Fine => self.bad_in_a_row = 0,
-                Answered::Bad => {
-                    if let Some(end) = self.count_bad(out) {
-                        return Next::Close(end);
-                    }
-                }
+                Answered::Refused => {}
                 Answered::LogIn(login) => return Next::LogIn(login),
                 Answered::StartTls if input.bytes().is_empty() => return Next::StartTls,
                 Answered::StartTls => {
@@ -173,15 +211,17 @@ impl Dialogue {
     fn refuse_literal(
         &mut self,
         length: usize,
-        text: &str,
+        text: &'static str,
         input: &mut Input,
         out: &mut Vec<u8>,
     ) -> Option<End> {
-        let tag = Command::parse(&input.bytes()[..length]).map_or(&b"*"[..], |c| c.tag);
-        answer(out, tag, text);
+        let command = Command::parse(&input.bytes()[..length]);
+        let id = matches!(command, Ok(Command { verb: Verb::Id, .. }));
+        let counted = self.count(if id { 0 } else { length }, out);
+        let end = counted.or_else(|| self.refuse(command, text, out));
         input.consume(length);
         self.scanner = Scanner::default();
-        self.count(length, out).or_else(|| self.count_bad(out))
+        end
     }
 
     /// How the login went: a refused one is a command like others, an aborted one counts as bad. `Some`:
@@ -196,20 +236,25 @@ impl Dialogue {
 
     fn answer(&mut self, bytes: &[u8], capabilities: &[u8], out: &mut Vec<u8>) -> Answered {
         let command = Command::parse(bytes);
-        let authenticate = matches!(command, Ok(Command { verb: Verb::Authenticate, .. }));
-        if let Some(end) = self.count(if authenticate { 0 } else { bytes.len() }, out) {
+        let has_own_limit =
+            matches!(command, Ok(Command { verb: Verb::Authenticate | Verb::Id, .. }));
+        if let Some(end) = self.count(if has_own_limit { 0 } else { bytes.len() }, out) {
             return Answered::Close(end);
         }
-        let Ok(command) = command else {
-            answer(out, b"*", "BAD A command begins with a tag of letters and digits.");
-            return Answered::Bad;
-        };
-        match self.execute(&command, capabilities, out) {
-            Ok(answered) => answered,
-            Err(error) => {
-                answer(out, command.tag, self.refusal(command.verb, error));
-                Answered::Bad
+        let refusal = match command {
+            Ok(Command { verb: Verb::Other, .. }) if is_http(bytes) => {
+                out.extend_from_slice(b"* BYE This is IMAP, not HTTP.\r\n");
+                return Answered::Close(End::ProtocolViolation);
             }
+            Ok(command) => match self.execute(&command, capabilities, out) {
+                Ok(answered) => return answered,
+                Err(refusal) => self.refusal(command.verb, refusal),
+            },
+            Err(_) => "BAD A command begins with a tag.",
+        };
+        match self.refuse(command, refusal, out) {
+            Some(end) => Answered::Close(end),
+            None => Answered::Refused,
         }
     }
 
@@ -218,7 +263,7 @@ impl Dialogue {
         command: &Command<'_>,
         capabilities: &[u8],
         out: &mut Vec<u8>,
-    ) -> Result<Answered, command::Error> {
+    ) -> Result<Answered, Refusal> {
         let tag = command.tag;
         match command.verb {
             Verb::Capability => {
@@ -233,7 +278,7 @@ impl Dialogue {
                 answer(out, tag, "OK NOOP completed.");
             }
             Verb::Id => {
-                self.id = id::Fields::parse(command.arguments.ok_or(command::Error::Arguments)?)?;
+                self.id = id::Fields::parse(command.arguments)?;
                 out.extend_from_slice(id::OURS);
                 answer(out, tag, "OK ID completed.");
             }
@@ -244,8 +289,7 @@ impl Dialogue {
                 return Ok(Answered::Close(End::Logout));
             }
             Verb::Login | Verb::Authenticate if self.before_tls => {
-                answer(out, tag, PRIVACY);
-                return Ok(Answered::Bad);
+                return Err(Refusal::Privacy);
             }
             Verb::StartTls if self.before_tls => {
                 command.no_arguments()?;
@@ -268,27 +312,45 @@ impl Dialogue {
                     {
                         Some(Secret::new(text.to_vec()))
                     }
-                    Some(_) => return Err(command::Error::Arguments),
+                    Some(_) => return Err(command::Error::Arguments.into()),
                 };
                 let method = Method::Authenticate { mechanism, initial };
                 return Ok(Answered::LogIn(Login { tag: tag.to_vec(), method }));
             }
-            Verb::StartTls | Verb::Other => return Err(command::Error::Arguments),
+            Verb::StartTls | Verb::Other => return Err(command::Error::Arguments.into()),
         }
         Ok(Answered::Fine)
     }
 
     /// Fixed texts: nothing that a client sent comes back but its tag.
-    fn refusal(&self, verb: Verb, error: command::Error) -> &'static str {
-        match (verb, error) {
-            (_, command::Error::Control) => "BAD A line may hold neither NUL nor a bare CR.",
+    fn refusal(&self, verb: Verb, refusal: Refusal) -> &'static str {
+        match (verb, refusal) {
+            (_, Refusal::Privacy) => PRIVACY,
+            (_, Refusal::Command(command::Error::Control)) => {
+                "BAD A line may hold neither NUL nor a bare CR."
+            }
             (Verb::StartTls, _) if !self.before_tls => "BAD TLS is already on.",
             (Verb::Other, _) => "BAD Unknown command before login.",
             (Verb::Login, _) => "BAD LOGIN takes a user name and a password.",
             (Verb::Authenticate, _) => "BAD AUTHENTICATE takes a mechanism and base64.",
-            (Verb::Id, _) => "BAD ID takes NIL or a list of strings.",
+            (Verb::Id, _) => ID,
             _ => "BAD The command takes no arguments.",
         }
+    }
+
+    /// Answers a command that is not carried out. It counts as bad, unless it is an ID.
+    fn refuse(
+        &mut self,
+        command: Result<Command<'_>, command::Error>,
+        text: &'static str,
+        out: &mut Vec<u8>,
+    ) -> Option<End> {
+        let command = command.ok();
+        answer(out, command.map_or(b"*", |command| command.tag), text);
+        let verb = command.map(|command| command.verb);
+        let name = command.and_then(|command| command.known());
+        self.refused.push(Refused { verb, name, answer: text });
+        if verb == Some(Verb::Id) { None } else { self.count_bad(out) }
     }
 
     /// Counts one command of `bytes`, good or bad.
@@ -314,14 +376,36 @@ impl Dialogue {
 
 enum Answered {
     Fine,
-    Bad,
+    /// It was not carried out, and the client may go on.
+    Refused,
     LogIn(Login),
     StartTls,
     Close(End),
 }
 
-/// To whoever wants to log in before TLS.
+/// Why a command is not carried out.
+enum Refusal {
+    Command(command::Error),
+    /// It would log in before TLS.
+    Privacy,
+}
+
+impl From<command::Error> for Refusal {
+    fn from(error: command::Error) -> Self {
+        Self::Command(error)
+    }
+}
+
 const PRIVACY: &str = "NO [PRIVACYREQUIRED] Use STARTTLS before you log in.";
+const ID: &str = "BAD ID takes NIL or up to 30 pairs, keys of 30 and values of 1024 bytes.";
+
+/// A browser that was led here speaks HTTP. Its headers would be answered under their own names,
+/// which are tags, and an attacker could write a page with them. So the request line is the last
+/// line that is read.
+fn is_http(line: &[u8]) -> bool {
+    let line = line.trim_ascii_end();
+    line.ends_with(b" HTTP/1.1") || line.ends_with(b" HTTP/1.0")
+}
 
 pub fn answer(out: &mut Vec<u8>, tag: &[u8], text: &str) {
     out.extend_from_slice(tag);

@@ -1,11 +1,14 @@
 //! The ID command (RFC 2971): read what the client says of itself, drop what a trusting backend would
 //! believe, write the rest.
 //!
-//! Dovecot and others take `x-originating-ip`, `x-session-id`, `x-forward-*` and more from an address that
-//! they trust, and behind us every client comes from such an address. So no key that begins with `x-` ever
-//! goes on. One is read: `x-proxy-ttl`, how many proxies there may still be, since whoever lies about it can only cut
-//! himself off; where it was said, one less goes on, so that a loop through several kinds of proxies ends. Limits (RFC 2971 §3.3): 30 pairs, keys of 30 octets, values of 1024; written, [`MAX_STRING`] and [`MAX_LINE`],
-//! since what is too long for a server would end its connection with us, and a client must not be able to do that.
+//! Dovecot and others take `x-originating-ip`, `x-session-id`, `x-forward-*` and more from an
+//! address that they trust, and behind us every client comes from such an address. So no key that
+//! begins with `x-` ever goes on, with or without blanks around it, which a server may trim. One is
+//! read: `x-proxy-ttl`, how many proxies there may still be, since whoever lies about it can only
+//! cut himself off; where it was said, one less goes on, so that a loop through several kinds of
+//! proxies ends. Limits (RFC 2971 §3.3): 30 pairs, keys of 30 octets, values of 1024; written,
+//! [`MAX_STRING`] and [`MAX_LINE`], since what is too long for a server would end its connection
+//! with us, and a client must not be able to do that.
 //! Not here: what we say of a client ([`super::introduction`]).
 
 use super::command::{Error, Reader};
@@ -35,6 +38,7 @@ impl Fields {
     /// `arguments`: what stands behind `ID `: `NIL` or a parenthesised list of pairs.
     pub fn parse(arguments: &[u8]) -> Result<Self, Error> {
         let mut reader = Reader(arguments);
+        reader.pad();
         if reader.peek() != Some(b'(') {
             return match reader.nstring()? {
                 None => reader.end().map(|()| Self::default()),
@@ -42,26 +46,31 @@ impl Fields {
             };
         }
         reader.byte(b'(')?;
+        reader.pad();
         let mut fields = Self::default();
-        let mut pairs = 0;
+        // What no line would have room for is not kept either: the client may be silent for long.
+        let (mut pairs, mut room) = (0, MAX_LINE);
         while reader.peek() != Some(b')') {
-            if pairs > 0 {
-                reader.byte(b' ')?;
-            }
             let key = reader.string()?;
-            reader.byte(b' ')?;
+            reader.blanks()?;
             let value = reader.nstring()?;
+            if reader.peek() != Some(b')') {
+                reader.blanks()?;
+            }
             pairs += 1;
             let value_length = value.as_ref().map_or(0, Vec::len);
             if pairs > MAX_PAIRS || key.len() > MAX_KEY || value_length > MAX_VALUE {
                 return Err(Error::Arguments);
             }
-            if key.eq_ignore_ascii_case(b"x-proxy-ttl") {
+            let size = written(&key, value.as_deref());
+            if key.trim_ascii().eq_ignore_ascii_case(b"x-proxy-ttl") {
                 fields.proxy_ttl = value.as_deref().and_then(number).or(fields.proxy_ttl);
             } else if may_pass(&key)
                 && fits_quoted(&key)
                 && value.as_deref().is_none_or(fits_quoted)
+                && size <= room
             {
+                room -= size;
                 fields.pairs.push((key, value));
             }
         }
@@ -73,6 +82,11 @@ impl Fields {
     /// No field goes on.
     pub fn is_empty(&self) -> bool {
         self.pairs.is_empty() && self.proxy_ttl.is_none()
+    }
+
+    /// Bytes that go on.
+    pub fn size(&self) -> usize {
+        self.pairs.iter().map(|(key, value)| written(key, value.as_deref())).sum()
     }
 
     /// How many proxies there may still be, ourselves included, if the client is one that says so.
@@ -150,7 +164,7 @@ fn number(text: &[u8]) -> Option<u32> {
 }
 
 fn may_pass(key: &[u8]) -> bool {
-    !key.get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"x-"))
+    !key.trim_ascii().get(..2).is_some_and(|start| start.eq_ignore_ascii_case(b"x-"))
 }
 
 /// Whether every IMAP server reads `text` as a quoted string (RFC 3501 §9: 7-bit, no CR, LF, NUL).
@@ -161,8 +175,16 @@ pub(crate) fn quotable(text: &[u8]) -> bool {
 
 /// Whether every IMAP server takes `text` as a quoted string, however many of its bytes have to be escaped.
 pub(super) fn fits_quoted(text: &[u8]) -> bool {
-    quotable(text)
-        && text.len() + text.iter().filter(|byte| is_escaped(**byte)).count() <= MAX_STRING
+    quotable(text) && quoted_length(text) - 2 <= MAX_STRING
+}
+
+/// Bytes of a pair as it is written, with the blanks behind its two halves.
+fn written(key: &[u8], value: Option<&[u8]>) -> usize {
+    quoted_length(key) + value.map_or(3, quoted_length) + 2
+}
+
+fn quoted_length(text: &[u8]) -> usize {
+    text.len() + text.iter().filter(|byte| is_escaped(**byte)).count() + 2
 }
 
 fn is_escaped(byte: u8) -> bool {
@@ -204,6 +226,11 @@ mod tests {
             Ok("P0 ID ()\r\n")
         );
         assert_eq!(passed_on(b"(\"name\" {3}\r\na\r\n)").as_deref(), Ok("P0 ID ()\r\n"));
+        // Whoever trims a key would believe it.
+        for key in [" x-originating-ip", "x-session-id ", "  X-Forward-y  ", "\tx-a", " x-"] {
+            let id = format!("(\"{key}\" \"6.6.6.6\" \" os\" \"x\")");
+            assert_eq!(passed_on(id.as_bytes()).as_deref(), Ok("P0 ID (\" os\" \"x\")\r\n"));
+        }
     }
 
     #[test]
@@ -233,6 +260,8 @@ mod tests {
         let out = passed_on(format!("({})", pairs.join(" ")).as_bytes()).expect("a list");
         assert!(out.starts_with("P0 ID (\"k0\" \"v") && out.ends_with("v\")\r\n"));
         assert!((3000..=MAX_LINE + 3).contains(&out.len()), "{}", out.len());
+        let fields = Fields::parse(format!("({})", pairs.join(" ")).as_bytes()).expect("a list");
+        assert!((3000..=MAX_LINE).contains(&fields.size()), "no more than that is kept");
     }
 
     #[test]

@@ -41,7 +41,8 @@ pub const MAX_ROUNDS: usize = 8;
 /// Bytes that a backend may say before its tagged result, SASL messages apart.
 pub const MAX_RESPONSES: usize = 64 * 1024;
 
-/// Bytes of credentials that every backend reads; Dovecot closes the connection at some more than this.
+/// Bytes of credentials and ID that every backend reads; Dovecot closes the connection at some more
+/// than this.
 const LONG: usize = 1000;
 
 /// What happens next.
@@ -122,7 +123,7 @@ pub struct Exchange<'a> {
     scanner: response::Scanner,
     responses: usize,
     rounds: usize,
-    /// Bytes of credentials that the client has sent.
+    /// Bytes of the client's, credentials and ID, that the backend gets.
     said: usize,
     user: Option<Vec<u8>>,
     /// Whose mail the client wants, if that was said.
@@ -211,12 +212,19 @@ impl<'a> Exchange<'a> {
         Step::Client
     }
 
+    /// The backend was told of the client before, and with it `id`, what the client tells of
+    /// itself.
+    pub fn on_introduced(&mut self, id: &id::Fields) {
+        self.said += id.size();
+    }
+
     /// After the greeting of a backend that reads `dialect`; `id` is what the client told of itself.
     pub fn start(&mut self, dialect: Dialect, id: &id::Fields, to_backend: &mut Vec<u8>) -> Step {
         self.dialect = dialect;
         if dialect.id && !id.is_empty() {
             self.state = State::Id;
             id.write(self.tag, to_backend);
+            self.said += id.size();
         } else {
             self.log_in(to_backend);
         }

@@ -8,6 +8,7 @@
 //! Not here: the strict parsers of the dialogue before login (`command`, `response`).
 
 use crate::proto::imap::capability::is_status;
+use crate::proto::imap::command::is_tag_byte;
 
 /// The longest tag. Dovecot takes 126 bytes, nginx 32.
 pub(super) const TAG: usize = 128;
@@ -254,11 +255,6 @@ fn uid_order(word: &[u8]) -> Order {
         }
         _ => Order::Run(Verb::Other),
     }
-}
-
-/// RFC 9051 §9, `tag`: any `ASTRING-CHAR` but `+`.
-fn is_tag_byte(byte: u8) -> bool {
-    byte.is_ascii_graphic() && !br#"(){%*"\+"#.contains(&byte)
 }
 
 /// The part of `line` that decides, without its CR, and whether more of that part is still to come.

@@ -131,6 +131,28 @@ fn the_clients_id_goes_first_without_what_would_be_believed() {
 }
 
 #[test]
+fn what_a_client_tells_of_itself_may_be_why_a_backend_breaks_off() {
+    let (login, repair) = (login(b"a LOGIN u p\r\n"), Repair::new(&[], &[]));
+    let long = format!("(\"name\" \"{0}\" \"os\" \"{0}\")", "x".repeat(600));
+    let long = id::Fields::parse(long.as_bytes()).expect("fields");
+    for (offers, id, introduced, is_long) in [
+        (&b"ID"[..], &long, false, true),
+        (b"", &long, true, true),
+        (b"", &long, false, false), // it was not sent
+        (b"ID", &id::Fields::default(), true, false),
+    ] {
+        let mut exchange = Exchange::new(&login, &repair, LIMITS, b"P1");
+        let nothing = id::Fields::default();
+        if introduced {
+            exchange.on_introduced(id);
+        }
+        let id = if introduced { &nothing } else { id };
+        exchange.start(Dialect::of(offers), id, &mut Vec::new());
+        assert_eq!(exchange.is_long(), is_long, "{offers:?} {introduced}");
+    }
+}
+
+#[test]
 fn authenticate_passes_line_by_line() {
     let ok: &[u8] = b"P1 OK [CAPABILITY A STARTTLS] hi\r\n";
     let script: &[(&str, &[u8])] = &[("C", b"AGIAcA==\r\n"), ("B", b"+ \r\n"), ("B", ok)];

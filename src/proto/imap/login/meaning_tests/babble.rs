@@ -96,7 +96,7 @@ fn dialogue_only(stream: &[u8], cuts: &[usize]) -> (Vec<u8>, Option<End>) {
     loop {
         match dialogue.advance(&mut input, CAPABILITIES, &mut out) {
             Next::More => {
-                assert!(input.bytes().len() <= LIMITS.line + LIMITS.sasl + line::MAX_LITERALS);
+                assert!(input.bytes().len() <= line::MAX_ID + LIMITS.line);
                 if unsent.is_empty() {
                     return (out, None);
                 }

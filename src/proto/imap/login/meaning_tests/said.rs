@@ -40,6 +40,8 @@ struct Said {
     verdict: Verdict,
     chatty: bool,
     bare_lf: bool,
+    /// Between words and, if there are several, at the end.
+    blanks: usize,
 }
 
 fn base64(bytes: &[u8]) -> Vec<u8> {
@@ -49,7 +51,7 @@ fn base64(bytes: &[u8]) -> Vec<u8> {
 
 /// `text` as the client writes it, in the form wished for if it can have it; and whether it waits for `+`.
 fn written(text: &[u8], form: Form) -> (Vec<u8>, bool) {
-    let atom = |o: &u8| (b'!'..=b'~').contains(o) && !b"(){%*\"\\".contains(o);
+    let atom = |o: &u8| (b'!'..=b'~').contains(o) && !b"(){\"".contains(o);
     let literal = |plus: &str| [format!("{{{}{plus}}}\r\n", text.len()).as_bytes(), text].concat();
     match form {
         Form::Atom if !text.is_empty() && text.len() < 1500 && text.iter().all(atom) => {
@@ -135,6 +137,8 @@ impl Expected {
         let tag = said.tag.as_bytes();
         let over = self.logged_in || self.closed;
         let end: &[u8] = if said.bare_lf { b"\n" } else { b"\r\n" };
+        let blank = &b"    "[..said.blanks];
+        let padded = [&blank[1..], end].concat();
         let mut attempt = Attempt {
             initial: false,
             challenges: Vec::new(),
@@ -157,10 +161,12 @@ impl Expected {
                 }
                 if answers.last().is_some_and(|last| last.starts_with("OK")) {
                     self.bad_in_a_row = 0;
-                } else {
+                } else if !line.starts_with(b"ID") {
                     self.bad();
                 }
-                return [tag, b" ", line, end].concat();
+                // A blank behind `{n}` makes another word of it.
+                let end = if line.ends_with(b"}") { end } else { &padded };
+                return [tag, blank, line, end].concat();
             }
             Turn::Id(line, passes) => {
                 if line.windows(2).any(|two| two == b"1}") {
@@ -170,28 +176,28 @@ impl Expected {
                 self.line(&[tag, b" OK "]);
                 self.bad_in_a_row = 0;
                 self.id = passes.to_vec();
-                return [tag, b" ID ", line, end].concat();
+                return [tag, blank, b"ID", blank, line, &padded].concat();
             }
             Turn::Login([user, password]) => {
                 seen.push(Seen::Login(user.0.clone(), password.0.clone()));
-                let mut bytes = [tag, b" LOGIN"].concat();
+                let mut bytes = [tag, blank, b"LOGIN"].concat();
                 for (text, form) in [user, password] {
                     let (text, waits) = written(text, *form);
-                    bytes.extend([b" ", &text[..]].concat());
+                    bytes.extend([blank, &text[..]].concat());
                     if waits {
                         self.line(&[b"+ "]);
                     }
                 }
-                [&bytes, end].concat()
+                [bytes, padded].concat()
             }
             Turn::Authenticate(mechanism, initial, answers) => {
                 let upper = mechanism.to_ascii_uppercase().into_bytes();
-                let mut bytes = [tag, b" AUTHENTICATE ", mechanism.as_bytes()].concat();
+                let mut bytes = [tag, blank, b"AUTHENTICATE", blank, mechanism.as_bytes()].concat();
                 attempt.initial = initial.is_some();
                 let text = initial.as_ref().map(|message| base64(message));
                 if let Some(text) = &text {
                     let shown = if text.is_empty() { b"=" } else { &text[..] };
-                    bytes.extend([b" ", shown].concat());
+                    bytes.extend([blank, shown].concat());
                     if offers.sasl_ir {
                         seen.push(Seen::Authenticate(upper, Some(shown.to_vec())));
                     } else {
@@ -201,7 +207,7 @@ impl Expected {
                 } else {
                     seen.push(Seen::Authenticate(upper, None));
                 }
-                bytes.extend_from_slice(end);
+                bytes.extend_from_slice(&padded);
                 let ours = said_before_dialling(mechanism, initial.is_some());
                 for (n, (challenge, answer)) in answers.iter().enumerate() {
                     let challenge = base64(challenge);
@@ -325,12 +331,11 @@ fn turn() -> impl Strategy<Value = Turn> {
         command("CAPABILITY", &["* CAPABILITY IMAP4rev1 IDLE\r", "OK "]),
         command("STARTTLS", bad),
         command("NOOP x", bad),
-        command("NOOP ", bad),
         command("NOOP\rb LOGIN u p", bad),
         command("NOOP\0", bad),
         command("LOGIN u", bad),
-        command("LOGIN  u p", bad),
-        command("LOGIN u p ", bad),
+        command("LOGIN u\tp", bad),
+        command("LOGIN u \"p\"q", bad),
         command("LOGIN \"u p", bad),
         command("LOGIN \"u\\x\" p", bad),
         command("LOGIN {3+}\r\nu\0v p", bad),
@@ -339,10 +344,10 @@ fn turn() -> impl Strategy<Value = Turn> {
         command("AUTHENTICATE", bad),
         command("AUTHENTICATE PLAIN !!", bad),
         command("AUTHENTICATE PLAIN AAA=BBB", bad),
-        command("AUTHENTICATE PLAIN ", bad),
-        command("AUTHENTICATE PLAIN AAAA ", bad),
+        command("AUTHENTICATE PLAIN AAAA AAAA", bad),
         command("ID", bad),
         command("ID ((\"a\" \"b\"))", bad),
+        command("ID (\"a\" \"b\"\"c\" \"d\")", bad),
         command("LOGIN {9999}", &["NO [TOOBIG] "]),
     ];
     let ids = vec![
@@ -351,6 +356,8 @@ fn turn() -> impl Strategy<Value = Turn> {
         Turn::Id(b"(\"name\" \"x\\\"y\")", b"(\"name\" \"x\\\"y\")"),
         Turn::Id(b"(\"x-originating-ip\" \"6.6.6.6\" {2+}\r\nos NIL)", b"(\"os\" NIL)"),
         Turn::Id(b"({1}\r\nk \"v\")", b"(\"k\" \"v\")"),
+        Turn::Id(b"(  \"k\"  \"v\"  \"l\" NIL )", b"(\"k\" \"v\" \"l\" NIL)"),
+        Turn::Id(b"( )", b""),
     ];
     let tagless = [
         &b""[..],
@@ -399,14 +406,16 @@ fn said() -> impl Strategy<Value = Said> {
         Verdict::Unavailable("* PREAUTH"),
     ];
     // Ours among them: the client's tag is its own affair.
-    let tags = vec!["a", "a", "A1", "x-._9", "P1"];
-    (select(tags), turn(), select(verdicts), any::<bool>(), prop::bool::weighted(0.2)).prop_map(
-        |(tag, turn, mut verdict, chatty, bare_lf)| {
+    let tags = vec!["a", "a", "A1", "x-._9", "P1", "?", "#1", "A/1", "1~#~]}", "[,;:!&'=$@^`|<>"];
+    let odd =
+        (any::<bool>(), prop::bool::weighted(0.2), prop_oneof![4 => Just(1), 1 => 1..4_usize]);
+    (select(tags), turn(), select(verdicts), odd).prop_map(
+        |(tag, turn, mut verdict, (chatty, bare_lf, blanks))| {
             // Within AUTHENTICATE another `+` is another challenge.
             if let (Turn::Authenticate(..), Verdict::Unavailable("+")) = (&turn, verdict) {
                 verdict = Verdict::Bad;
             }
-            Said { tag, turn, verdict, chatty, bare_lf }
+            Said { tag, turn, verdict, chatty, bare_lf, blanks }
         },
     )
 }
