@@ -22,7 +22,8 @@ fn capabilities(line: &str) -> Vec<String> {
 }
 
 const UNREPAIRED: &str = "SASL-IR LOGIN-REFERRALS ID ENABLE IDLE LITERAL+ STARTTLS COMPRESS=DEFLATE \
-    UNAUTHENTICATE AUTH=PLAIN AUTH=SCRAM-SHA-256 AUTH=SCRAM-SHA-256-PLUS XVENDOR";
+    UNAUTHENTICATE AUTH=PLAIN AUTH=SCRAM-SHA-256 AUTH=SCRAM-SHA-256-PLUS AUTH=EXTERNAL \
+    MAILBOX-REFERRALS LANGUAGE CLIENTID XVENDOR";
 const REPAIRED: &str =
     "IMAP4rev1 SASL-IR ID ENABLE IDLE LITERAL+ AUTH=PLAIN AUTH=SCRAM-SHA-256 XVENDOR";
 
@@ -49,6 +50,49 @@ fn operator_hides_and_adds_capabilities() {
     let words = capabilities(&client.line());
     let expected = "IMAP4rev1 SASL-IR ID ENABLE LITERAL+ AUTH=PLAIN XVENDOR XEXTRA";
     assert_eq!(words.join(" "), expected);
+    proxy.stop();
+}
+
+/// By EXTERNAL the server would take every client for the proxy.
+#[test]
+fn external_is_neither_shown_nor_carried_unless_the_operator_adds_it() {
+    let backend =
+        FakeBackend::imap("SASL-IR AUTH=EXTERNAL MAILBOX-REFERRALS", |session, command| {
+            command.name == "AUTHENTICATE" && session.send(format!("{} OK in\r\n", command.tag))
+        });
+    let words = ["AUTH=EXTERNAL", "MAILBOX-REFERRALS"];
+    for (yaml, shown) in [
+        ("", false),
+        ("backend: { capabilities: { add: ['AUTH=EXTERNAL', MAILBOX-REFERRALS] } }", true),
+    ] {
+        let proxy = Proxy::start(&backend, yaml);
+        let dials = backend.dials();
+        let mut client = proxy.connect();
+        let told = capabilities(&client.line());
+        assert!(words.iter().all(|word| told.contains(&(*word).to_owned()) == shown), "{told:?}");
+        let answer = client.result("AUTHENTICATE EXTERNAL =");
+        assert!(answer.starts_with(if shown { "OK" } else { "NO" }), "{answer}");
+        assert_eq!(backend.dials(), dials + usize::from(shown));
+        drop(client);
+        proxy.stop();
+    }
+    assert_eq!(backend.received().matches("AUTHENTICATE EXTERNAL =").count(), 1);
+}
+
+/// LANGUAGE and CLIENTID are commands before login as well, and here the proxy knows none of them.
+#[test]
+fn what_is_announced_before_login_works_and_the_rest_is_announced_behind_it() {
+    let backend = FakeBackend::imap("AUTH=PLAIN LANGUAGE CLIENTID", |session, command| {
+        command.name == "LOGIN"
+            && session.send(format!("{} OK [CAPABILITY IMAP4rev1 LANGUAGE X] in\r\n", command.tag))
+    });
+    let proxy = Proxy::start(&backend, "");
+    let mut client = proxy.connect();
+    let told = capabilities(&client.line());
+    assert!(!told.iter().any(|word| word == "LANGUAGE" || word == "CLIENTID"), "{told:?}");
+    assert!(client.result("LANGUAGE EN").starts_with("BAD"));
+    let answer = client.result("LOGIN alice secret");
+    assert_eq!(answer, "OK [CAPABILITY IMAP4rev1 LANGUAGE X] in");
     proxy.stop();
 }
 

@@ -122,7 +122,7 @@ pub struct Known {
 pub struct Told {
     /// `* OK [CAPABILITY …] text`, with its CRLF.
     pub greeting: Vec<u8>,
-    /// The words of the repaired capability list.
+    /// The words of the repaired capability list, as far as they are true before login.
     pub capabilities: Vec<u8>,
 }
 
@@ -338,8 +338,9 @@ impl News {
 impl Known {
     fn new(said: Arc<Said>, repair: &Repair, identity: Identity) -> Self {
         let Said { text, capabilities: list, .. } = &*said;
-        let (mut capabilities, mut before_tls) = (Vec::new(), Vec::new());
-        repair.words(list, &mut capabilities);
+        let (mut all, mut capabilities, mut before_tls) = (Vec::new(), Vec::new(), Vec::new());
+        repair.words(list, &mut all);
+        capability::before_login(&all, &mut capabilities);
         capability::before_tls(&capabilities, &mut before_tls);
         let told = |capabilities: Vec<u8>| {
             let greeting =

@@ -268,8 +268,10 @@ section! {
 }
 
 section! {
-    /// STARTTLS, AUTH=*-PLUS, LOGIN-REFERRALS, COMPRESS=* and UNAUTHENTICATE are always
-    /// removed, for they cannot work here; everything else passes as the server says it.
+    /// STARTTLS, AUTH=*-PLUS, LOGIN-REFERRALS, COMPRESS=* and UNAUTHENTICATE are always removed,
+    /// for they cannot work here; AUTH=EXTERNAL and MAILBOX-REFERRALS unless they are added.
+    /// Everything else passes as the server says it, commands before login such as LANGUAGE after
+    /// login.
     pub struct Capabilities is "a section with `hide` or `add`" {
         /// Removed from what mail clients see. To hide LOGINDISABLED does not make a server accept
         /// the login.

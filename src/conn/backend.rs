@@ -29,7 +29,7 @@ use crate::backend::identity::Caller;
 use crate::backend::server::Seat;
 use crate::log::printable;
 use crate::metrics::{HoldResult, LoginResult, Phase};
-use crate::proto::imap::dialogue::{Login, answer};
+use crate::proto::imap::dialogue::{Login, Method, answer};
 use crate::proto::imap::id::Fields;
 use crate::proto::imap::introduction;
 use crate::proto::imap::login::{self, Exchange, Outcome, Step};
@@ -138,10 +138,14 @@ async fn refuse_loop(
     Ok(Attempt { outcome: Outcome::Aborted, dialled: None })
 }
 
-/// The answer to a login that the server does not offer, where all clients are offered the same.
+/// The answer to a login that the server does not offer, where all clients are offered the same. By
+/// EXTERNAL a server would take the client for us, so it is always ruled out unless it is offered.
 fn ruled_out(login: &Login, ctx: &Context) -> Option<&'static str> {
-    let known = ctx.backends.known().filter(|known| known.of_all_clients)?;
-    login::ruled_out(&login.method, &known.told.capabilities)
+    let known = ctx.backends.known();
+    let capabilities = known.as_ref().map_or(&b""[..], |known| &known.told.capabilities);
+    let tells = known.as_ref().is_some_and(|known| known.of_all_clients)
+        || matches!(&login.method, Method::Authenticate { mechanism: m, .. } if m == "EXTERNAL");
+    tells.then(|| login::ruled_out(&login.method, capabilities)).flatten()
 }
 
 async fn refuse(

@@ -4,13 +4,19 @@
 //! Not here: how the lists were got.
 
 use crate::config::settings::Capabilities;
-use crate::proto::imap::capability::{always_removed, has, split};
+use crate::proto::imap::capability::{
+    always_removed, has, only_after_login, removed_unless_added, split,
+};
 
 /// Why a word stands in one list only.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Why {
     /// It can't work behind a proxy.
     Removed,
+    /// Nor can this, unless the operator knows better.
+    NotAdded,
+    /// A command before login, where the proxy answers by itself.
+    OnlyAfterLogin,
     Hidden,
     /// `LITERAL+` beside `LITERAL-` (RFC 7888 §5).
     Narrower,
@@ -34,6 +40,8 @@ impl Why {
     pub fn words(self) -> &'static str {
         match self {
             Self::Removed => "removed, it can't work behind a proxy",
+            Self::NotAdded => "removed, unless backend.capabilities.add has it",
+            Self::OnlyAfterLogin => "left out before login, where the proxy answers by itself",
             Self::Hidden => "hidden by backend.capabilities.hide",
             Self::Narrower => "left out, since LITERAL- is offered too",
             Self::Added => "added by backend.capabilities.add",
@@ -54,6 +62,10 @@ pub fn differences(direct: &[u8], through: &[u8], changes: &Capabilities) -> Vec
             Why::Removed
         } else if named(&changes.hide, word) {
             Why::Hidden
+        } else if removed_unless_added(word) {
+            Why::NotAdded
+        } else if only_after_login(word) {
+            Why::OnlyAfterLogin
         } else if word.eq_ignore_ascii_case(b"LITERAL+") && has(through, b"LITERAL-") {
             Why::Narrower
         } else {
@@ -86,7 +98,8 @@ mod tests {
     fn every_word_that_differs_has_its_reason() {
         let changes = Capabilities { hide: vec!["X-OLD".into()], add: vec!["X-NEW".into()] };
         let found = differences(
-            b"IMAP4rev1 STARTTLS COMPRESS=DEFLATE X-old LITERAL+ LITERAL- IDLE NAMESPACE",
+            b"IMAP4rev1 STARTTLS COMPRESS=DEFLATE X-old LITERAL+ LITERAL- IDLE NAMESPACE \
+              MAILBOX-REFERRALS LANGUAGE",
             b"imap4rev1 LITERAL- idle x-new LOGINDISABLED",
             &changes,
         );
@@ -104,6 +117,8 @@ mod tests {
                 ("X-old", Why::Hidden),
                 ("LITERAL+", Why::Narrower),
                 ("NAMESPACE", Why::Missing),
+                ("MAILBOX-REFERRALS", Why::NotAdded),
+                ("LANGUAGE", Why::OnlyAfterLogin),
                 ("x-new", Why::Added),
                 ("LOGINDISABLED", Why::Unexpected),
             ]

@@ -7,9 +7,16 @@
 //! Always removed, for they cannot work or would escape the proxy: `STARTTLS` (TLS is already on, RFC 9051
 //! §6.2.1), every `AUTH=…-PLUS` (channel binding is to our TLS, not to the backend's, RFC 5802 §6),
 //! `LOGIN-REFERRALS` (sends the client elsewhere, RFC 2221), `COMPRESS=…` (RFC 4978) and `UNAUTHENTICATE`
-//! (RFC 8437). Nothing else is: other extensions only add commands, and commands stay inside the relay.
-//! Names that do not exist on the wire as capabilities (Dovecot's `x-multiplex` is a field of `ID`) are
-//! no matter of this list.
+//! (RFC 8437), `X-UNAUTHENTICATE` as Oracle calls it.
+//!
+//! Removed unless the operator adds them: `AUTH=EXTERNAL` (by which the server would take every
+//! client for the proxy) and `MAILBOX-REFERRALS` (by which it sends clients to other servers, in
+//! clear, RFC 2193).
+//!
+//! Nothing else is: other extensions only add commands, and after login commands stay inside the
+//! relay. [Before login](before_login) the proxy answers by itself, so the words of commands that
+//! it does not know are left out there. Names that do not exist on the wire as capabilities
+//! (Dovecot's `x-multiplex` is a field of `ID`) are no matter of this list.
 //!
 //! `LITERAL+` and `LITERAL-` must never stand in one list (RFC 7888 §5). Where both would, `LITERAL-` stays:
 //! it is the narrower promise, and a client that keeps to 4096 octets is understood by a server of either kind.
@@ -20,6 +27,8 @@
 //! Not here: how a list gets learned (`login`), and where lines begin and end (`line`, `follow`).
 
 use std::ops::Range;
+
+use super::command::is_mechanism;
 
 /// What to do with a capability list. Made once from the settings and shared by all sessions.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
@@ -73,7 +82,8 @@ impl Repair {
     fn kept<'a>(&'a self, list: &'a [u8]) -> impl Iterator<Item = &'a [u8]> {
         let minus = self.promises_minus(list);
         split(list).filter(move |word| {
-            let hidden = contains(&self.hide, word) && !contains(&self.add, word);
+            let unwanted = contains(&self.hide, word) || removed_unless_added(word);
+            let hidden = unwanted && !contains(&self.add, word);
             let one_too_many = minus && word.eq_ignore_ascii_case(b"LITERAL+");
             !(always_removed(word) || hidden || one_too_many)
         })
@@ -92,6 +102,41 @@ impl Repair {
         let passes = has(list, b"LITERAL-") && !contains(&self.hide, b"LITERAL-");
         passes || contains(&self.add, b"LITERAL-")
     }
+}
+
+/// Appends the repaired `list` as it stands before login. There the client talks to the proxy
+/// alone, so what stands for a command that the proxy does not carry is left out. After login it
+/// passes.
+pub fn before_login(list: &[u8], out: &mut Vec<u8>) {
+    let start = out.len();
+    for word in split(list).filter(|word| !only_after_login(word)) {
+        if out.len() > start {
+            out.push(b' ');
+        }
+        out.extend_from_slice(word);
+    }
+}
+
+/// Words that stand for a command before login which the proxy does not carry, and mechanisms whose
+/// names are none, so that AUTHENTICATE would refuse them.
+///
+/// Of the names in IANA's registry only LANGUAGE is such a command (RFC 5255 §3.2), besides
+/// STARTTLS, ID, AUTH= and SASL-IR. The others act after login or are no commands.
+pub fn only_after_login(word: &[u8]) -> bool {
+    const COMMANDS: [&str; 7] = [
+        "LANGUAGE",
+        "CLIENTID", // draft-yu-imap-client-id: a token of the device
+        "XCLIENTID",
+        "X-CLIENTID",
+        // Exchange's front end says these to its back end.
+        "BACKENDAUTHENTICATE",
+        "CLIENTACCESSRULES",
+        "CLIENTNETWORKPRESENCELOCATION",
+    ];
+    let mechanism =
+        word.split_at_checked(5).filter(|(head, _)| head.eq_ignore_ascii_case(b"AUTH="));
+    mechanism.is_some_and(|(_, name)| !is_mechanism(name))
+        || COMMANDS.iter().any(|command| word.eq_ignore_ascii_case(command.as_bytes()))
 }
 
 /// Appends the repaired `list` as it stands before TLS, where only STARTTLS leads to a login (RFC 9051 §6.2.1,
@@ -159,9 +204,15 @@ pub fn always_removed(word: &[u8]) -> bool {
     word.eq_ignore_ascii_case(b"STARTTLS")
         || word.eq_ignore_ascii_case(b"LOGIN-REFERRALS")
         || word.eq_ignore_ascii_case(b"UNAUTHENTICATE")
+        || word.eq_ignore_ascii_case(b"X-UNAUTHENTICATE")
         || word.eq_ignore_ascii_case(b"COMPRESS")
         || starts(b"COMPRESS=")
         || (starts(b"AUTH=") && ends(b"-PLUS"))
+}
+
+/// What works behind a proxy only where the operator knows that it does.
+pub fn removed_unless_added(word: &[u8]) -> bool {
+    word.eq_ignore_ascii_case(b"AUTH=EXTERNAL") || word.eq_ignore_ascii_case(b"MAILBOX-REFERRALS")
 }
 
 fn contains(names: &[Box<[u8]>], word: &[u8]) -> bool {
@@ -206,8 +257,11 @@ mod tests {
                 "AUTH=SCRAM-SHA-1",
             ),
             ("COMPRESS=DEFLATE COMPRESS=ZSTD compress COMPRESSION", "COMPRESSION"),
-            ("LOGIN-REFERRALS MAILBOX-REFERRALS", "MAILBOX-REFERRALS"),
-            ("UNAUTHENTICATE X-UNAUTHENTICATE", "X-UNAUTHENTICATE"),
+            ("LOGIN-REFERRALS mailbox-referrals REFERRALS", "REFERRALS"),
+            ("UNAUTHENTICATE X-UNAUTHENTICATE XUM1", "XUM1"),
+            ("AUTH=PLAIN auth=External AUTH=EXTERNALS", "AUTH=PLAIN AUTH=EXTERNALS"),
+            // Commands before login are left out there and nowhere else.
+            ("LANGUAGE CLIENTID", "LANGUAGE CLIENTID"),
             ("  A   B ", "A B"),
             ("", ""),
             ("STARTTLS", ""),
@@ -236,8 +290,48 @@ mod tests {
             (&["LITERAL-"], &["LITERAL+"], "A LITERAL-", "A LITERAL+"),
             (&[], &["LITERAL+", "LITERAL-"], "A", "A LITERAL-"),
             (&[], &["X"], "", "X"),
+            (&[], &["AUTH=EXTERNAL"], "auth=external A", "auth=external A"),
+            (&[], &["MAILBOX-REFERRALS"], "A", "A MAILBOX-REFERRALS"),
         ] {
             assert_eq!(words(&repair(hide, add), list), expected, "{hide:?} {add:?} {list}");
+        }
+    }
+
+    /// IANA's registry of IMAP capabilities, with what vendors have added.
+    #[test]
+    fn before_login_a_word_that_stands_for_a_command_is_carried_or_not_shown() {
+        let carried = "IMAP4rev1 IMAP4rev2 ID SASL-IR LOGINDISABLED LITERAL+ AUTH=PLAIN AUTH=CRAM-MD5 \
+            AUTH=XOAUTH2 AUTH=PLAIN-CLIENTTOKEN AUTH=ECDSA-NIST256P-CHALLENGE \
+            AUTH=XGWTRUSTEDAPP";
+        let after_login = "ACL ANNOTATE-EXPERIMENT-1 APPENDLIMIT=9 BINARY CATENATE CHILDREN CONDSTORE \
+            CONTEXT=SEARCH CONTEXT=SORT CONVERT CREATE-SPECIAL-USE ENABLE ESEARCH ESORT \
+            FILTERS I18NLEVEL=1 I18NLEVEL=2 IDLE IMAPSIEVE=x INPROGRESS JMAPACCESS \
+            LIST-EXTENDED LIST-METADATA LIST-MYRIGHTS LIST-STATUS MESSAGELIMIT=9 METADATA \
+            METADATA-SERVER MOVE MULTIAPPEND MULTISEARCH NAMESPACE NOTIFY OBJECTID PARTIAL \
+            PREVIEW QRESYNC QUOTA QUOTA=RES-STORAGE QUOTASET REPLACE RIGHTS=kxte SAVEDATE \
+            SAVELIMIT=9 SEARCH=FUZZY SEARCHRES SORT SORT=DISPLAY SPECIAL-USE STATUS=SIZE \
+            THREAD=REFS UIDBATCHES UIDONLY UIDPLUS UNSELECT URL-PARTIAL URLAUTH \
+            URLFETCH=BINARY UTF8=ACCEPT UTF8=ONLY WITHIN ACL2=UNION SCAN XLIST XSENDER \
+            X-NETSCAPE XSERVERINFO X-GM-EXT-1 XAPPLEPUSHSERVICE XYZZY XMAGICTRASH XVENDOR";
+        let list = format!("{carried} {after_login}");
+        let shown = |list: &str| {
+            let mut out = Vec::new();
+            before_login(list.as_bytes(), &mut out);
+            String::from_utf8(out).unwrap()
+        };
+        assert_eq!(shown(&list), list.split_whitespace().collect::<Vec<_>>().join(" "));
+        for gone in [
+            "LANGUAGE",
+            "clientid",
+            "XCLIENTID",
+            "X-CLIENTID",
+            "BACKENDAUTHENTICATE",
+            "AUTH=",
+            "AUTH=PL.AIN",
+            "AUTH=\"X\"",
+        ] {
+            assert_eq!(shown(&format!("A {gone} B")), "A B");
+            assert_eq!(shown(gone), "");
         }
     }
 
@@ -342,10 +436,11 @@ mod tests {
             "AUTH=SCRAM-SHA-256-PLUS",
             "AUTH=X-PLUS",
             "UNAUTHENTICATE",
+            "X-UNAUTHENTICATE",
         ] {
             assert!(always_removed(name.as_bytes()), "{name}");
         }
-        for name in ["IDLE", "AUTH=PLAIN", "AUTH=SCRAM-SHA-256", "LITERAL+", "X-PLUS"] {
+        for name in ["IDLE", "AUTH=EXTERNAL", "AUTH=SCRAM-SHA-256", "MAILBOX-REFERRALS", "X-PLUS"] {
             assert!(!always_removed(name.as_bytes()), "{name}");
         }
     }
