@@ -5,22 +5,23 @@
 //! at work and is held against this by a test. The rest of the crate sees only [`super::Settings`].
 //! Not here: rules across keys (`rules`), how a value is written (`value`).
 
+use std::path::PathBuf;
+
 use schemars::json_schema;
 
 use super::read::{Lenient, NonEmpty, Read, Spanned, schema, section, word, worded};
-use super::settings::{
-    Balance, CertificateFiles, CertificateSource, ListenTls, LogFormat, MinVersion, ProxyTlvs,
-    ServerAddress, ServerState, TlsMode, UnknownName,
-};
 use super::text::mistake::Mistakes;
 use super::text::yaml::{Kind, Node};
-use super::value::address::{ListenAddress, Network};
+use super::value::address::{ListenAddress, Network, ServerAddress};
 use super::value::amount::{Count, Idle, Size, Span};
 use super::value::name::{
     Capability, CertificateName, Contact, DirectoryUrl, Fingerprint, Group, Suite, Token,
 };
 use super::value::path::FilePath;
-use super::value::word::{ChallengeKind, ClientAuthMode, Flag, IdentityKind, Level, OnOff, Verify};
+use super::value::word::{
+    Balance, ChallengeKind, ClientAuthMode, Flag, IdentityKind, Level, ListenTls, LogFormat,
+    MinVersion, OnOff, ProxyTlvs, ServerState, TlsMode, UnknownName, Verify,
+};
 
 const SECOND: u64 = 1000;
 const MINUTE: u64 = 60 * SECOND;
@@ -338,6 +339,21 @@ section! {
         /// For people (text) or machines (json).
         pub format: LogFormat = "text",
     }
+}
+
+/// Where certificates of the operator are found.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum CertificateSource {
+    Pair(CertificateFiles),
+    /// Every pair in it and below it.
+    Dir(PathBuf),
+}
+
+/// PEM files: the chain, leaf first, and its private key.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct CertificateFiles {
+    pub cert: PathBuf,
+    pub key: PathBuf,
 }
 
 /// One item of `tls.certificates`: a pair or a directory, not both and not half of it.

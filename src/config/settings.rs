@@ -4,15 +4,19 @@
 //! parse, exactly the right certificate sources are named. What a *file on disk* holds (is the key
 //! readable, does it belong to the certificate) is not checked here but when it is loaded.
 
-use std::fmt;
 use std::net::SocketAddr;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use ipnet::IpNet;
+use rustls::SupportedCipherSuite;
 use rustls::crypto::SupportedKxGroup;
-use rustls::{SupportedCipherSuite, SupportedProtocolVersion};
 
+pub use super::file::{CertificateFiles, CertificateSource};
+pub use super::value::address::{HostPort, ServerAddress};
+pub use super::value::word::{
+    Balance, ListenTls, LogFormat, MinVersion, ProxyTlvs, ServerState, TlsMode, UnknownName,
+};
 use crate::crypto;
 
 /// Everything that `run` needs. One value, immutable, shared by all.
@@ -35,15 +39,6 @@ pub struct Listen {
     pub tls: ListenTls,
     /// Who must send a PROXY header, and is believed.
     pub proxy_protocol_from: Vec<IpNet>,
-}
-
-/// When TLS begins on a listener.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ListenTls {
-    /// With the first byte (RFC 8314 §3.2).
-    Implicit,
-    /// When the client says so, in plaintext (RFC 9051 §6.2.1).
-    StartTls,
 }
 
 #[derive(Clone, Debug)]
@@ -83,23 +78,6 @@ impl Tls {
     }
 }
 
-/// Where certificates of the operator are found.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum CertificateSource {
-    Pair(CertificateFiles),
-    /// Every pair in it and below it.
-    Dir(PathBuf),
-}
-
-/// What a client gets whose server name stands in no certificate.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum UnknownName {
-    /// The certificate for those who name no server.
-    Default,
-    /// Alert 112, unrecognized_name (RFC 6066 §3).
-    Refuse,
-}
-
 /// What session tickets are sealed with.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub enum Tickets {
@@ -121,13 +99,6 @@ pub struct ClientAuth {
     pub ca: PathBuf,
     /// PEM or DER: which of them are revoked.
     pub crl: Option<PathBuf>,
-}
-
-/// PEM files: the chain, leaf first, and its private key.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct CertificateFiles {
-    pub cert: PathBuf,
-    pub key: PathBuf,
 }
 
 #[derive(Clone, Debug, Eq, PartialEq)]
@@ -176,25 +147,6 @@ pub struct ExternalAccount {
     pub key_file: PathBuf,
 }
 
-/// The oldest TLS version that is spoken.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum MinVersion {
-    Tls12,
-    Tls13,
-}
-
-impl MinVersion {
-    /// Every version that is spoken, best first.
-    pub fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
-        static BOTH: [&SupportedProtocolVersion; 2] =
-            [&rustls::version::TLS13, &rustls::version::TLS12];
-        match self {
-            Self::Tls12 => &BOTH,
-            Self::Tls13 => &BOTH[..1],
-        }
-    }
-}
-
 #[derive(Clone, Debug)]
 pub struct Backend {
     /// Never empty.
@@ -221,46 +173,6 @@ pub struct Server {
     pub tls: Option<ServerTls>,
 }
 
-/// Where a server is. Prints as written.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub enum ServerAddress {
-    Host(HostPort),
-    /// The name of an SRV record (RFC 2782, RFC 6186): `_imap._tcp.example.org`.
-    Service(String),
-    Unix(PathBuf),
-}
-
-impl fmt::Display for ServerAddress {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match self {
-            Self::Host(address) => address.fmt(f),
-            Self::Service(name) => f.write_str(name),
-            Self::Unix(path) => write!(f, "unix:{}", path.display()),
-        }
-    }
-}
-
-/// Which server gets a new session.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum Balance {
-    /// The first in the configuration that works.
-    First,
-    RoundRobin,
-    LeastSessions,
-    /// The same one for the same client address, as long as it works.
-    SourceHash,
-}
-
-/// What the operator wants of a server.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ServerState {
-    Active,
-    /// No new sessions.
-    Drain,
-    /// Neither sessions nor health checks.
-    Down,
-}
-
 /// How a server is told who the client is.
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub enum Identity {
@@ -273,16 +185,6 @@ pub enum Identity {
     Transparent,
 }
 
-/// The kind of server that a PROXY header, version 2, is made for.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum ProxyTlvs {
-    Generic,
-    Dovecot24,
-    Dovecot23,
-    Cyrus,
-    Stalwart,
-}
-
 /// TLS to a server.
 #[derive(Clone, Debug, Eq, PartialEq)]
 pub struct ServerTls {
@@ -291,13 +193,6 @@ pub struct ServerTls {
     /// A DNS name or an IP address: what the certificate must be good for.
     pub server_name: String,
     pub trust: Trust,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum TlsMode {
-    None,
-    StartTls,
-    Implicit,
 }
 
 /// Which certificates of a server are good.
@@ -319,24 +214,6 @@ pub struct Health {
     pub interval: Duration,
     /// How long a server that came back takes to its whole share.
     pub slow_start: Duration,
-}
-
-/// A DNS name or an IP address, and a port. Prints as written: `legacy:143`, `[::1]:143`.
-#[derive(Clone, Debug, Eq, PartialEq)]
-pub struct HostPort {
-    /// Without the brackets of an IPv6 address.
-    pub host: String,
-    pub port: u16,
-}
-
-impl fmt::Display for HostPort {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        if self.host.contains(':') {
-            write!(f, "[{}]:{}", self.host, self.port)
-        } else {
-            write!(f, "{}:{}", self.host, self.port)
-        }
-    }
 }
 
 /// What the operator changes in the backend's capability list, in upper case.
@@ -379,10 +256,4 @@ pub struct Metrics {
 pub struct Log {
     pub level: tracing::Level,
     pub format: LogFormat,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub enum LogFormat {
-    Text,
-    Json,
 }

@@ -3,10 +3,11 @@
 //! Nothing is looked up: a name is only checked for its form. As everywhere in `value`, a type describes
 //! itself to the JSON Schema.
 
+use std::fmt;
 use std::net::{IpAddr, SocketAddr};
+use std::path::PathBuf;
 
 use crate::config::read::{Read, patterned, scalar, schema};
-use crate::config::settings::{HostPort, ServerAddress};
 use crate::config::text::mistake::Mistakes;
 use crate::config::text::yaml::{Kind, Node};
 use ipnet::{IpNet, Ipv4Net};
@@ -49,6 +50,43 @@ fn bracket_without_quotes(node: &Node, expected: &str, mistakes: &mut Mistakes) 
     let why = "an address that begins with `[` must stand in quotes";
     mistakes.add(node.mark, format!("expected {expected}, found a list; {why}"));
     None
+}
+
+/// Where a server is. Prints as written.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum ServerAddress {
+    Host(HostPort),
+    /// The name of an SRV record (RFC 2782, RFC 6186): `_imap._tcp.example.org`.
+    Service(String),
+    Unix(PathBuf),
+}
+
+impl fmt::Display for ServerAddress {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Host(address) => address.fmt(f),
+            Self::Service(name) => f.write_str(name),
+            Self::Unix(path) => write!(f, "unix:{}", path.display()),
+        }
+    }
+}
+
+/// A DNS name or an IP address, and a port. Prints as written: `legacy:143`, `[::1]:143`.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub struct HostPort {
+    /// Without the brackets of an IPv6 address.
+    pub host: String,
+    pub port: u16,
+}
+
+impl fmt::Display for HostPort {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        if self.host.contains(':') {
+            write!(f, "[{}]:{}", self.host, self.port)
+        } else {
+            write!(f, "{}:{}", self.host, self.port)
+        }
+    }
 }
 
 const SERVER: &str = r#"a host and a port such as "mail.example.org:143" or "[2001:db8::1]:143""#;

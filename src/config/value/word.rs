@@ -1,11 +1,9 @@
 //! Values that are one of a few words.
 
+use rustls::SupportedProtocolVersion;
 use schemars::{JsonSchema, json_schema};
 
 use crate::config::read::{Read, patterned, schema, word, worded, words};
-use crate::config::settings::{
-    Balance, ListenTls, LogFormat, MinVersion, ProxyTlvs, ServerState, TlsMode, UnknownName,
-};
 use crate::config::text::mistake::Mistakes;
 use crate::config::text::yaml::{Kind, Node};
 
@@ -28,9 +26,46 @@ schema!([] Flag, _generator => json_schema!({ "anyOf": [
     patterned("true|false"),
 ]}));
 
+/// The oldest TLS version that is spoken.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum MinVersion {
+    Tls12,
+    Tls13,
+}
+
+impl MinVersion {
+    /// Every version that is spoken, best first.
+    pub fn versions(self) -> &'static [&'static SupportedProtocolVersion] {
+        static BOTH: [&SupportedProtocolVersion; 2] =
+            [&rustls::version::TLS13, &rustls::version::TLS12];
+        match self {
+            Self::Tls12 => &BOTH,
+            Self::Tls13 => &BOTH[..1],
+        }
+    }
+}
+
 words!(MinVersion is r#""1.2" or "1.3""# { "1.2" => Tls12, "1.3" => Tls13 });
 
+/// When TLS begins on a listener.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ListenTls {
+    /// With the first byte (RFC 8314 §3.2).
+    Implicit,
+    /// When the client says so, in plaintext (RFC 9051 §6.2.1).
+    StartTls,
+}
+
 words!(ListenTls is "implicit or starttls" { "implicit" => Implicit, "starttls" => StartTls });
+
+/// What a client gets whose server name stands in no certificate.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum UnknownName {
+    /// The certificate for those who name no server.
+    Default,
+    /// Alert 112, unrecognized_name (RFC 6066 §3).
+    Refuse,
+}
 
 words!(UnknownName is "default or refuse" { "default" => Default, "refuse" => Refuse });
 
@@ -61,6 +96,12 @@ impl Read for Level {
 
 schema!([] Level, _generator => worded(&LEVELS));
 
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum LogFormat {
+    Text,
+    Json,
+}
+
 words!(LogFormat is "text or json" { "text" => Text, "json" => Json });
 
 /// How a server is told who the client is.
@@ -78,19 +119,57 @@ words!(IdentityKind is "a way to tell a server who the client is" {
     "transparent" => Transparent
 });
 
+/// The kind of server that a PROXY header, version 2, is made for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ProxyTlvs {
+    Generic,
+    Dovecot24,
+    Dovecot23,
+    Cyrus,
+    Stalwart,
+}
+
 words!(ProxyTlvs is "the kind of server that reads the PROXY header" {
     "generic" => Generic, "dovecot-2.4" => Dovecot24, "dovecot-2.3" => Dovecot23, "cyrus" => Cyrus,
     "stalwart" => Stalwart
 });
+
+/// Which server gets a new session.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Balance {
+    /// The first in the configuration that works.
+    First,
+    RoundRobin,
+    LeastSessions,
+    /// The same one for the same client address, as long as it works.
+    SourceHash,
+}
 
 words!(Balance is "a way to choose among servers" {
     "first" => First, "round-robin" => RoundRobin, "least-sessions" => LeastSessions,
     "source-hash" => SourceHash
 });
 
+/// What the operator wants of a server.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum ServerState {
+    Active,
+    /// No new sessions.
+    Drain,
+    /// Neither sessions nor health checks.
+    Down,
+}
+
 words!(ServerState is "active, drain or down" {
     "active" => Active, "drain" => Drain, "down" => Down
 });
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum TlsMode {
+    None,
+    StartTls,
+    Implicit,
+}
 
 words!(TlsMode is "none, starttls or implicit" {
     "none" => None, "starttls" => StartTls, "implicit" => Implicit
