@@ -622,3 +622,17 @@ fn the_schema_is_printed_even_to_a_reader_who_leaves() {
     let output = command.spawn().unwrap().wait_with_output().unwrap();
     assert_eq!((output.status.code(), stderr(&output)), (Some(0), String::new()));
 }
+
+#[test]
+fn the_configuration_in_force_is_printed_and_passes_again() {
+    let place = Place::new();
+    place.write("f.yaml", GOOD);
+    let printed = place.run(&["check", "--print", "--config", "f.yaml"]);
+    assert_eq!(printed.status.code(), Some(0), "{}", stderr(&printed));
+    let text = stdout(&printed);
+    let written = format!("dir: {}\n", place.0.path().display());
+    assert!(text.contains(&written) && text.contains("  idle: 35m\n"), "{text}");
+    place.write("printed.yaml", &text);
+    let again = place.run(&["check", "--print", "--config", "printed.yaml"]);
+    assert_eq!((again.status.code(), stdout(&again)), (Some(0), text));
+}

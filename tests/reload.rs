@@ -238,8 +238,8 @@ fn a_listener_keeps_its_socket_and_changes_its_mode() {
             }
         });
         for (mode, line) in [
-            ("starttls", "listen -127.0.0.1:0 +127.0.0.1:0 (starttls)"),
-            ("implicit", "listen -127.0.0.1:0 (starttls) +127.0.0.1:0"),
+            ("starttls", "listen[127.0.0.1:0].tls implicit -> starttls"),
+            ("implicit", "listen[127.0.0.1:0].tls starttls -> implicit"),
         ] {
             let yaml = format!("listen: [{{ address: '127.0.0.1:0', tls: {mode} }}]");
             assert_eq!(changed(&proxy.reload(&yaml)), line);

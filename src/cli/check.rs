@@ -24,6 +24,10 @@ use crate::tls::{self, Finding, Severity};
 pub struct Args {
     #[command(flatten)]
     config: ConfigArg,
+
+    /// Print the configuration in force as YAML: every key with its value, defaults included.
+    #[arg(long)]
+    print: bool,
 }
 
 /// # Errors
@@ -46,10 +50,12 @@ pub fn run(args: &Args) -> Result<(), Error> {
             }
         }
     };
+    let mut effective = None;
     match config::load(file) {
         Ok(settings) => {
             say(tls::check(&settings.tls), &mut report);
             say(tls::backend::check(&settings.backend), &mut report);
+            effective = Some(settings.effective);
         }
         Err(config::Error::Invalid(invalid)) => {
             report = invalid.report();
@@ -64,7 +70,10 @@ pub fn run(args: &Args) -> Result<(), Error> {
     if errors > 0 {
         return Err(Error::Checked { file: file.clone(), errors });
     }
-    super::print(&summary(file, warnings))
+    match effective.filter(|_| args.print) {
+        Some(effective) => super::print(&effective.yaml()),
+        None => super::print(&summary(file, warnings)),
+    }
 }
 
 fn summary(file: &Path, warnings: usize) -> String {

@@ -6,8 +6,10 @@
 //! Not here: rules across keys (`rules`), how a value is written (`value`).
 
 use std::path::PathBuf;
+use std::time::Duration;
 
 use schemars::json_schema;
+use serde_yaml::Value;
 
 use super::read::{Lenient, NonEmpty, Read, Spanned, schema, section, word, worded};
 use super::text::mistake::Mistakes;
@@ -69,10 +71,8 @@ section! {
 section! {
     /// `certificates`, `acme`, `self_signed` or several: the certificates of the files and of ACME are
     /// served, and the self-made one for as long as there is none of those.
-    #[schemars(extend("anyOf" = [
-        { "required": ["certificates"] }, { "required": ["acme"] }, { "required": ["self_signed"] }
-    ]))]
-    pub struct Tls is "a section with `certificates`, `acme` or `self_signed`" {
+    pub struct Tls is "a section with `certificates`, `acme` or `self_signed`"
+    needs anyOf [["certificates"], ["acme"], ["self_signed"]] {
         /// Certificates and their keys, chosen by the name that a client asks for. The first is
         /// served to clients that name no server.
         pub certificates: Option<Lenient<NonEmpty<CertificateSource>>>,
@@ -125,8 +125,8 @@ section! {
 
 section! {
     /// Two PEM files, or a directory with pairs of such files.
-    #[schemars(extend("oneOf" = [{ "required": ["cert", "key"] }, { "required": ["dir"] }]))]
-    pub struct Certificates is "a pair of `cert` and `key`, or a `dir`" {
+    pub struct Certificates is "a pair of `cert` and `key`, or a `dir`"
+    needs oneOf [["cert", "key"], ["dir"]] {
         /// The certificate, then its intermediates.
         pub cert: Option<FilePath>,
         /// The private key of the certificate; nobody else should be able to read it.
@@ -259,12 +259,13 @@ section! {
 
 section! {
     /// Every server is asked, as a client would, how it greets and what it can do.
+    #[derive(Clone, Copy, Eq, PartialEq)]
     pub struct Health is "a section" {
         /// Between two looks at a server that works. From 1s to 1h. One that does not is asked more often.
-        pub interval: Span<SECOND, HOUR> = "30s",
+        pub interval: Duration as Span<SECOND, HOUR> = "30s",
         /// After a server comes back: its share of the sessions grows from little to all of it in this
         /// time. From 0s to 1h.
-        pub slow_start: Span<0, HOUR> = "0s",
+        pub slow_start: Duration as Span<0, HOUR> = "0s",
     }
 }
 
@@ -285,41 +286,43 @@ section! {
 section! {
     /// Limits protect the proxy's memory, and the servers from what is no mail client. A size is
     /// a number of bytes, or a number with KiB, MiB or GiB.
+    #[derive(Clone, Copy, Eq, PartialEq)]
     pub struct Limits is "a section" {
         /// Sessions at one time, in all. From 1 to 1000000. One takes two file descriptors.
-        pub connections: Count<1, 1_000_000> = 9000,
+        pub connections: usize as Count<1, 1_000_000> = 9000,
         /// One command line before login, without its literals. From 512B to 1MiB.
-        pub line: Size<512, { 1 << 20 }> = "8KiB",
+        pub line: usize as Size<512, { 1 << 20 }> = "8KiB",
         /// One literal before login: a user name or a password. From 64B to 1MiB.
-        pub literal: Size<64, { 1 << 20 }> = "4KiB",
+        pub literal: usize as Size<64, { 1 << 20 }> = "4KiB",
         /// One message of an AUTHENTICATE exchange, as base64. From 1KiB to 1MiB.
-        pub sasl: Size<1024, { 1 << 20 }> = "64KiB",
+        pub sasl: usize as Size<1024, { 1 << 20 }> = "64KiB",
     }
 }
 
 section! {
     /// After its time a session ends, with the reason in log and metrics.
+    #[derive(Clone, Copy, Eq, PartialEq)]
     pub struct Timeouts is "a section" {
         /// TLS, from the first byte to the last of the handshake. From 100ms to 5m.
-        pub handshake: Span<SHORTEST, { 5 * MINUTE }> = "10s",
+        pub handshake: Duration as Span<SHORTEST, { 5 * MINUTE }> = "10s",
         /// From the handshake (with starttls: from the connection) to a login that succeeds; nothing extends it. From
         /// 100ms to 10m.
-        pub login: Span<SHORTEST, { 10 * MINUTE }> = "60s",
+        pub login: Duration as Span<SHORTEST, { 10 * MINUTE }> = "60s",
         /// From a connection to the server to its greeting. From 100ms to 5m.
-        pub backend_greeting: Span<SHORTEST, { 5 * MINUTE }> = "10s",
+        pub backend_greeting: Duration as Span<SHORTEST, { 5 * MINUTE }> = "10s",
         /// All of a login at the server. Dovecot may sit on a refused login for 17s. From
         /// 100ms to 10m.
-        pub backend_login: Span<SHORTEST, { 10 * MINUTE }> = "60s",
+        pub backend_login: Duration as Span<SHORTEST, { 10 * MINUTE }> = "60s",
         /// Silence in both directions after login. From 30m, which RFC 9051 §5.4 grants a client, to
         /// 24h.
-        pub idle: Idle = "35m",
+        pub idle: Duration as Idle = "35m",
         /// One side takes no byte of what waits for it. From 100ms to 1h.
-        pub write: Span<SHORTEST, HOUR> = "120s",
+        pub write: Duration as Span<SHORTEST, HOUR> = "120s",
         /// The client has ended its side and the server has not finished. From 100ms to 1h.
-        pub half_closed: Span<SHORTEST, HOUR> = "30s",
+        pub half_closed: Duration as Span<SHORTEST, HOUR> = "30s",
         /// From SIGTERM to the end; keep it below the grace of what stops the proxy. From 100ms
         /// to 1h.
-        pub drain: Span<SHORTEST, HOUR> = "30s",
+        pub drain: Duration as Span<SHORTEST, HOUR> = "30s",
     }
 }
 
@@ -333,9 +336,10 @@ section! {
 
 section! {
     /// The log goes to standard output.
+    #[derive(Clone, Copy, Eq, PartialEq)]
     pub struct Log is "a section" {
         /// How much: error, warn, info, debug or trace.
-        pub level: Level = "info",
+        pub level: tracing::Level as Level = "info",
         /// For people (text) or machines (json).
         pub format: LogFormat = "text",
     }
@@ -385,6 +389,16 @@ impl Read for CertificateSource {
         mistakes.add(node.mark, what);
         None
     }
+
+    fn show(&self) -> Value {
+        let keys = match self {
+            Self::Pair(CertificateFiles { cert, key }) => vec![("cert", cert), ("key", key)],
+            Self::Dir(dir) => vec![("dir", dir)],
+        };
+        let keys =
+            keys.into_iter().map(|(key, path)| (key.into(), path.display().to_string().into()));
+        Value::Mapping(keys.collect())
+    }
 }
 
 schema!([] CertificateSource, generator => Certificates::json_schema(generator));
@@ -408,6 +422,13 @@ impl Read for BackendTls {
                 let modes = [TlsMode::None, TlsMode::StartTls, TlsMode::Implicit];
                 word(node, mistakes, &MODES, &modes).map(Self::Word)
             }
+        }
+    }
+
+    fn show(&self) -> Value {
+        match self {
+            Self::Word(mode) => mode.show(),
+            Self::Section(section) => section.show(),
         }
     }
 }

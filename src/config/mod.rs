@@ -11,8 +11,6 @@
 
 pub mod settings;
 
-pub mod diff;
-
 mod text;
 
 mod read;
@@ -20,6 +18,8 @@ mod read;
 mod value;
 
 mod file;
+
+mod effective;
 
 mod rules;
 
@@ -30,6 +30,7 @@ use std::fs::File;
 use std::io::{self, Read as _};
 use std::path::{Path, PathBuf};
 
+pub use effective::{Effective, Entry, Origin};
 pub use schema::schema;
 pub use settings::Settings;
 pub use text::env::Lookup;
@@ -160,7 +161,7 @@ fn settings(
     env::expand(&mut root, env, mistakes);
     *tls = tls_files(&root);
     let file = file::File::read(&root, mistakes)?;
-    rules::apply(&file, mistakes)
+    rules::apply(&file, Effective::of(&file, &root), mistakes)
 }
 
 /// The section `tls`, as far as the files that it names can be looked at.

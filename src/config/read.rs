@@ -10,6 +10,7 @@
 //! possible; with a mistake recorded, none of it becomes [`super::Settings`].
 
 use schemars::{JsonSchema, Schema, json_schema};
+use serde_yaml::Value;
 
 use super::text::mistake::{Mark, Mistakes, shown};
 use super::text::yaml::{Entry, Kind, Node};
@@ -24,6 +25,9 @@ pub trait Read: Sized {
     const EMPTY_IS_ABSENT: bool = false;
 
     fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self>;
+
+    /// As it would stand in the file: one text for one meaning. Null where nothing would stand there.
+    fn show(&self) -> Value;
 
     /// The value of a key that is not there, unless there must be one.
     fn absent() -> Option<Self> {
@@ -66,6 +70,10 @@ impl<T: Read> Read for Spanned<T> {
     fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
         Some(Self { mark: node.mark, value: T::read(node, mistakes)? })
     }
+
+    fn show(&self) -> Value {
+        self.value.show()
+    }
 }
 
 impl<T: Read> Read for Option<T> {
@@ -74,6 +82,10 @@ impl<T: Read> Read for Option<T> {
 
     fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
         T::read(node, mistakes).map(Some)
+    }
+
+    fn show(&self) -> Value {
+        self.as_ref().map_or(Value::Null, T::show)
     }
 
     fn absent() -> Option<Self> {
@@ -92,6 +104,10 @@ impl<T: Read> Read for Lenient<T> {
 
     fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
         Some(Self(T::read(node, mistakes)))
+    }
+
+    fn show(&self) -> Value {
+        self.0.show()
     }
 
     fn failed() -> Option<Self> {
@@ -119,6 +135,10 @@ impl<T: Read> Read for Vec<T> {
         }
     }
 
+    fn show(&self) -> Value {
+        Value::Sequence(self.iter().map(T::show).collect())
+    }
+
     fn absent() -> Option<Self> {
         Some(Vec::new())
     }
@@ -138,6 +158,10 @@ impl<T: Read> Read for NonEmpty<T> {
             mistakes.add(node.mark, what);
         }
         Vec::read(node, mistakes).map(Self)
+    }
+
+    fn show(&self) -> Value {
+        self.0.show()
     }
 }
 
@@ -259,6 +283,57 @@ pub fn word<T: Read + Clone>(
     })
 }
 
+/// A key of a section, for its JSON Schema.
+pub struct Property {
+    pub key: &'static str,
+    /// The lines of its documentation.
+    pub about: &'static [&'static str],
+    pub schema: Schema,
+    pub default: Option<serde_json::Value>,
+    pub is_needed: bool,
+}
+
+/// The JSON Schema of a section. `needs`: which keys go together, as `anyOf` or `oneOf` lists of them.
+pub fn object<const N: usize>(
+    about: &[&str],
+    needs: &[(&str, serde_json::Value)],
+    properties: [Property; N],
+) -> Schema {
+    let text = |lines: &[&str]| lines.iter().map(|line| line.trim()).collect::<Vec<_>>().join(" ");
+    let mut keys = serde_json::Map::new();
+    let mut needed = Vec::new();
+    for Property { key, about, schema, default, is_needed } in properties {
+        let mut schema = schema.to_value();
+        schema["description"] = text(about).into();
+        if is_needed {
+            needed.push(key);
+        } else if let Some(kind) = schema.get_mut("type")
+            && (kind == "object" || kind == "array")
+        {
+            *kind = serde_json::json!([kind, "null"]); // a key with nothing below it
+        }
+        if let Some(default) = default {
+            schema["default"] = default;
+        }
+        keys.insert(key.to_owned(), schema);
+    }
+    let mut schema = json_schema!({
+        "type": "object",
+        "description": text(about),
+        "properties": keys,
+        "additionalProperties": false,
+    });
+    if !needed.is_empty() {
+        schema.insert("required".to_owned(), needed.into());
+    }
+    for (how, sets) in needs {
+        let sets = sets.as_array().into_iter().flatten();
+        let each = sets.map(|keys| serde_json::json!({ "required": keys })).collect();
+        schema.insert((*how).to_owned(), each);
+    }
+    schema
+}
+
 /// A text that matches `pattern`, or holds a variable.
 pub fn patterned(pattern: &str) -> Schema {
     json_schema!({ "type": "string", "pattern": format!(r"^({pattern})$|\$\{{") })
@@ -304,6 +379,10 @@ macro_rules! words {
             fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
                 $crate::config::read::word(node, mistakes, &[$($word),+], &[$(Self::$value),+])
             }
+
+            fn show(&self) -> serde_yaml::Value {
+                $crate::config::read::Word::word(self).into()
+            }
         }
 
         impl $crate::config::read::Word for $type {
@@ -317,20 +396,24 @@ macro_rules! words {
 }
 pub(super) use words;
 
-/// Declares a section: a struct with [`Read`] and `schemars::JsonSchema`. A field is a key; what
-/// follows `=` is its default, as it would stand in the file.
+/// Declares a section: a struct with [`Read`] and its JSON Schema. A field is a key. What follows `as`
+/// is the kind of value that stands in the file where it differs from the field, and what follows `=`
+/// is its default, as it would stand there.
 macro_rules! section {
     (
-        $(#[$outer:meta])*
-        pub struct $name:ident is $expected:literal {
-            $($(#[$inner:meta])* pub $key:ident: $type:ty $(= $default:literal)?,)+
+        $(#[doc = $about:literal])*
+        $(#[derive($($derive:ident),+)])?
+        pub struct $name:ident is $expected:literal $(needs $how:ident $sets:tt)? {
+            $(
+                $(#[doc = $doc:literal])*
+                pub $key:ident: $type:ty $(as $kind:ty)? $(= $default:literal)?,
+            )+
         }
     ) => {
-        #[derive(Debug, schemars::JsonSchema)]
-        #[schemars(deny_unknown_fields)]
-        $(#[$outer])*
+        $(#[doc = $about])*
+        #[derive(Debug $(, $($derive),+)?)]
         pub struct $name {
-            $($(#[$inner])* $(#[schemars(extend("default" = $default))])? pub $key: $type,)+
+            $($(#[doc = $doc])* pub $key: $type,)+
         }
 
         impl $crate::config::read::Read for $name {
@@ -341,26 +424,66 @@ macro_rules! section {
                 node: &$crate::config::text::yaml::Node,
                 mistakes: &mut $crate::config::text::mistake::Mistakes,
             ) -> Option<Self> {
-                use $crate::config::read::Section;
+                use $crate::config::read::{Section, section};
                 let known = [$(stringify!($key)),+];
                 let section = Section::open(node, &known, Self::EXPECTED, mistakes)?;
-                $(let $key: Option<$type> = section.take(
+                $(let $key = section.take::<section!(@kind $type $(, $kind)?)>(
                     stringify!($key),
-                    $crate::config::read::section!(@default $($default)?),
+                    section!(@default $($default)?),
                     mistakes,
                 );)+
-                Some(Self { $($key: $key?,)+ })
+                Some(Self { $($key: $key?.into(),)+ })
+            }
+
+            fn show(&self) -> serde_yaml::Value {
+                use $crate::config::read::section;
+                let keys = [$((stringify!($key), section!(@show self.$key $(, $kind)?))),+];
+                let present = keys.into_iter().filter(|(_, value)| !value.is_null());
+                serde_yaml::Value::Mapping(present.map(|(key, value)| (key.into(), value)).collect())
             }
 
             fn absent() -> Option<Self> {
-                Some(Self { $($key: $crate::config::read::or_absent(
-                    $crate::config::read::section!(@default $($default)?)
-                )?,)+ })
+                use $crate::config::read::{or_absent, section};
+                Some(Self { $($key: or_absent::<section!(@kind $type $(, $kind)?)>(
+                    section!(@default $($default)?)
+                )?.into(),)+ })
+            }
+        }
+
+        impl schemars::JsonSchema for $name {
+            fn inline_schema() -> bool {
+                true
+            }
+
+            fn schema_name() -> std::borrow::Cow<'static, str> {
+                stringify!($name).into()
+            }
+
+            fn json_schema(generator: &mut schemars::SchemaGenerator) -> schemars::Schema {
+                use $crate::config::read::{Property, object, or_absent, section};
+                object(&[$($about),*], &[$((stringify!($how), serde_json::json!($sets)))?], [$({
+                    type Kind = section!(@kind $type $(, $kind)?);
+                    Property {
+                        key: stringify!($key),
+                        about: &[$($doc),*],
+                        schema: generator.subschema_for::<Kind>(),
+                        default: section!(@json $($default)?),
+                        is_needed: or_absent::<Kind>(section!(@default $($default)?)).is_none(),
+                    }
+                }),+])
             }
         }
     };
+    (@kind $type:ty) => { $type };
+    (@kind $type:ty, $kind:ty) => { $kind };
+    (@show $value:expr) => { $crate::config::read::Read::show(&$value) };
+    (@show $value:expr, $kind:ty) => {
+        $crate::config::read::Read::show(&<$kind>::from($value))
+    };
     (@default) => { None };
     (@default $default:literal) => { Some($default.to_string()) };
+    (@json) => { None };
+    (@json $default:literal) => { Some(serde_json::json!($default)) };
 }
 pub(super) use section;
 

@@ -12,7 +12,8 @@ use ipnet::IpNet;
 use rustls::SupportedCipherSuite;
 use rustls::crypto::SupportedKxGroup;
 
-pub use super::file::{CertificateFiles, CertificateSource};
+pub use super::effective::Effective;
+pub use super::file::{CertificateFiles, CertificateSource, Health, Limits, Log, Timeouts};
 pub use super::value::address::{HostPort, ServerAddress};
 pub use super::value::word::{
     Balance, ListenTls, LogFormat, MinVersion, ProxyTlvs, ServerState, TlsMode, UnknownName,
@@ -30,6 +31,8 @@ pub struct Settings {
     /// `None`: no HTTP listener is opened.
     pub metrics: Option<Metrics>,
     pub log: Log,
+    /// The same as it would stand in a file.
+    pub effective: Effective,
 }
 
 /// One address on which mail clients are served. `[::]:993` also takes IPv4 (dual stack).
@@ -208,14 +211,6 @@ pub enum Trust {
     Insecure,
 }
 
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Health {
-    /// Between two looks at a server that works.
-    pub interval: Duration,
-    /// How long a server that came back takes to its whole share.
-    pub slow_start: Duration,
-}
-
 /// What the operator changes in the backend's capability list, in upper case.
 #[derive(Clone, Debug, Default, Eq, PartialEq)]
 pub struct Capabilities {
@@ -224,36 +219,6 @@ pub struct Capabilities {
 }
 
 #[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Limits {
-    /// Sessions at one time, in all.
-    pub connections: usize,
-    /// Bytes of one command line before login, without its literals.
-    pub line: usize,
-    /// Bytes of one literal before login.
-    pub literal: usize,
-    /// Bytes of one SASL message, base64, before login.
-    pub sasl: usize,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Timeouts {
-    pub handshake: Duration,
-    pub login: Duration,
-    pub backend_greeting: Duration,
-    pub backend_login: Duration,
-    pub idle: Duration,
-    pub write: Duration,
-    pub half_closed: Duration,
-    pub drain: Duration,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
 pub struct Metrics {
     pub address: SocketAddr,
-}
-
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-pub struct Log {
-    pub level: tracing::Level,
-    pub format: LogFormat,
 }

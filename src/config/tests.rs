@@ -105,13 +105,44 @@ fn the_documented_file_shows_every_key_at_its_default() {
     let (documented, smallest) = (good(DOCUMENTED), good(SMALLEST));
     let metrics = Some(settings::Metrics { address: "0.0.0.0:9143".parse().unwrap() });
     assert_eq!(documented.metrics, metrics);
-    let same = |settings: Settings| format!("{:?}", Settings { metrics: None, ..settings });
+    let same = |settings: Settings| {
+        format!("{:?}", Settings { metrics: None, effective: Effective::default(), ..settings })
+    };
     assert_eq!(same(documented), same(smallest));
     let full = good(&documented_in_full()).tls;
     assert!(full.self_signed.is_some() && full.acme.is_some());
 
     let tree: Value = serde_yaml::from_str(&documented_in_full()).unwrap();
     every_key(&schema(), &tree, "");
+}
+
+#[test]
+fn the_configuration_in_force_reads_back_to_the_same() {
+    let more = "\
+tls: { self_signed: { names: [\"*.a.example\", \"::1\"], dir: d }, tickets: { key_files: [k] },
+  cipher_suites: [TLS_AES_128_GCM_SHA256, TLS_ECDHE_RSA_WITH_AES_128_GCM_SHA256], groups: [x25519] }
+listen: [{ address: \"[::]:143\", tls: starttls, proxy_protocol_from: [\"::ffff:10.0.0.0/104\"] }]
+backend:
+  tls: { mode: starttls, server_name: n }
+  servers:
+    - { address: \"unix:/s\", tls: { mode: implicit, fingerprint: \"FP\" } }
+    - { address: _imap._tcp.example.org, identity: proxy-v2, proxy_tlvs: cyrus, tls: none }
+limits: { line: 1000, connections: 7 }
+timeouts: { login: 1h30m }
+"
+    .replace("FP", &"Ab:".repeat(32));
+    let more = more.replace("1h30m", "90s");
+    for text in [SMALLEST, DOCUMENTED, &documented_in_full(), &more] {
+        let settings = good(text);
+        let printed = settings.effective.yaml();
+        let again = good(&printed);
+        assert_eq!(settings.effective.changes(&again.effective), Vec::<String>::new());
+        assert_eq!(again.effective.yaml(), printed);
+        let rest = |settings: Settings| {
+            format!("{:?}", Settings { effective: Effective::default(), ..settings })
+        };
+        assert_eq!(rest(again), rest(settings), "{printed}");
+    }
 }
 
 /// Both ways: a key of the schema stands in the file, with the default that the schema names, and a
@@ -149,7 +180,7 @@ fn every_key(schema: &Value, value: &Value, path: &str) {
 fn the_schema_requires_what_has_no_default() {
     let schema = schema();
     let required = |schema: &Value| schema["required"].clone();
-    assert_eq!(required(&schema), serde_json::json!(["backend", "listen", "tls"]));
+    assert_eq!(required(&schema), serde_json::json!(["listen", "tls", "backend"]));
     let properties = &schema["properties"];
     assert_eq!(required(&properties["backend"]), serde_json::json!(["servers"]));
     assert_eq!(required(&properties["tls"]), Value::Null);

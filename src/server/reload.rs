@@ -17,8 +17,8 @@ use tokio::time::timeout;
 use super::listeners::Sockets;
 use super::{Certificates, Running, Task, fit_descriptors};
 use crate::backend::{Backends, learn, transparent};
-use crate::config::settings::{Limits, Log, Settings, Tls};
-use crate::config::{self, diff};
+use crate::config::settings::{Limits, Log, Settings};
+use crate::config::{self, Effective};
 use crate::conn;
 use crate::log;
 use crate::tls::backend::Connector;
@@ -101,7 +101,8 @@ impl Running {
         transparent::check(&settings.backend.servers).map_err(|error| vec![error.to_string()])?;
         let (limits, warning) = fit_descriptors(&settings);
         let now = SystemTime::now();
-        let kept = keeper.filter(|_| same_certificates(&self.settings.tls, &settings.tls));
+        let kept =
+            keeper.filter(|_| same_certificates(&self.settings.effective, &settings.effective));
         let store = match kept {
             Some(_) => None,
             None => {
@@ -112,7 +113,9 @@ impl Running {
         };
         let names = match (&store, kept) {
             (Some((store, _)), _) => Some(store.names()),
-            (None, Some(_)) if same_handshakes(&self.settings.tls, &settings.tls) => None,
+            (None, Some(_)) if same_handshakes(&self.settings.effective, &settings.effective) => {
+                None
+            }
             (None, kept) => kept.map(|keeper| keeper.store.names()),
         };
         let before = keeper.map(|keeper| &keeper.configured);
@@ -122,7 +125,7 @@ impl Running {
             tls::backend::connectors(&settings.backend, &self.ctx.backends.kept(&settings));
         let connectors = connectors.map_err(|error| each(&error.into()))?;
         let sockets = self.listeners.bind(&settings).map_err(|error| vec![error.to_string()])?;
-        let changes = diff::changes(&self.settings, &settings);
+        let changes = self.settings.effective.changes(&settings.effective);
         Ok(Prepared { settings, limits, warning, changes, store, configured, connectors, sockets })
     }
 
@@ -200,34 +203,26 @@ impl Running {
     }
 }
 
+/// The keys of `tls` that say which certificates serve; the others are about the handshake itself.
+const CERTIFICATES: [&str; 4] = ["certificates", "self_signed", "acme", "unknown_name"];
+
 /// Whether the same certificates are wanted.
-fn same_certificates(old: &Tls, new: &Tls) -> bool {
-    let Tls { certificates, self_signed, acme, unknown_name, .. } = old;
-    *certificates == new.certificates
-        && *self_signed == new.self_signed
-        && *acme == new.acme
-        && *unknown_name == new.unknown_name
+fn same_certificates(old: &Effective, new: &Effective) -> bool {
+    CERTIFICATES.iter().all(|key| old.at(&["tls", key]) == new.at(&["tls", key]))
 }
 
 /// Whether the same is wanted of handshakes, whatever certificate they show.
-fn same_handshakes(old: &Tls, new: &Tls) -> bool {
-    // One by one, so that a new key is not forgotten.
-    let Tls {
-        certificates: _,
-        self_signed: _,
-        acme: _,
-        unknown_name: _,
-        min_version,
-        cipher_suites,
-        groups,
-        tickets,
-        client_auth,
-    } = old;
-    *min_version == new.min_version
-        && *cipher_suites == new.cipher_suites
-        && groups.iter().map(|group| group.name()).eq(new.groups.iter().map(|group| group.name()))
-        && *tickets == new.tickets
-        && *client_auth == new.client_auth
+fn same_handshakes(old: &Effective, new: &Effective) -> bool {
+    let keys = |effective: &Effective| match effective.at(&["tls"]) {
+        serde_yaml::Value::Mapping(keys) => {
+            let others = keys
+                .iter()
+                .filter(|(key, _)| !CERTIFICATES.iter().any(|name| key.as_str() == Some(name)));
+            others.map(|(key, value)| (key.clone(), value.clone())).collect()
+        }
+        _ => serde_yaml::Mapping::new(),
+    };
+    keys(old) == keys(new)
 }
 
 /// Every mistake with its place, without a picture of its line.

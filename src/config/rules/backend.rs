@@ -30,10 +30,7 @@ pub fn apply(section: &file::Backend, mistakes: &mut Mistakes) -> settings::Back
         servers,
         balance: section.balance,
         hold: section.hold.0,
-        health: settings::Health {
-            interval: section.health.interval.0,
-            slow_start: section.health.slow_start.0,
-        },
+        health: section.health,
         capabilities: settings::Capabilities {
             hide: hide.iter().map(|capability| capability.0.clone()).collect(),
             add: section.capabilities.add.iter().map(|at| at.value.0.clone()).collect(),

@@ -9,6 +9,7 @@ mod backend;
 
 mod listen;
 
+use super::effective::Effective;
 use super::file::{self, File};
 use super::read::Spanned;
 use super::settings::{self, Settings};
@@ -17,7 +18,7 @@ use listen::{addresses, answered, loops};
 use tls::{acme_section, tls};
 
 /// The settings, or `None` and at least one recorded mistake.
-pub fn apply(file: &File, mistakes: &mut Mistakes) -> Option<Settings> {
+pub fn apply(file: &File, effective: Effective, mistakes: &mut Mistakes) -> Option<Settings> {
     let listen: &[file::Listen] = file.listen.0.as_ref().map_or(&[], |several| &several.0);
     let servers: &[file::Server] =
         file.backend.0.as_ref().map_or(&[], |backend| &backend.servers.0);
@@ -40,10 +41,11 @@ pub fn apply(file: &File, mistakes: &mut Mistakes) -> Option<Settings> {
             .collect(),
         tls: tls?,
         backend: backend?,
-        limits: limits(&file.limits),
-        timeouts: timeouts(&file.timeouts),
+        limits: file.limits,
+        timeouts: file.timeouts,
         metrics: file.metrics.as_ref().map(|at| settings::Metrics { address: at.address.value.0 }),
-        log: settings::Log { level: file.log.level.0, format: file.log.format },
+        log: file.log,
+        effective,
     })
 }
 
@@ -59,26 +61,4 @@ pub fn files(section: &Spanned<file::Tls>) -> Option<settings::Tls> {
         return None; // likewise
     }
     (!tls.certificates.is_empty() || tls.self_signed.is_some() || tls.acme.is_some()).then_some(tls)
-}
-
-fn limits(section: &file::Limits) -> settings::Limits {
-    settings::Limits {
-        connections: section.connections.0,
-        line: section.line.0,
-        literal: section.literal.0,
-        sasl: section.sasl.0,
-    }
-}
-
-fn timeouts(section: &file::Timeouts) -> settings::Timeouts {
-    settings::Timeouts {
-        handshake: section.handshake.0,
-        login: section.login.0,
-        backend_greeting: section.backend_greeting.0,
-        backend_login: section.backend_login.0,
-        idle: section.idle.0,
-        write: section.write.0,
-        half_closed: section.half_closed.0,
-        drain: section.drain.0,
-    }
 }

@@ -11,6 +11,7 @@ use crate::config::read::{Read, patterned, scalar, schema};
 use crate::config::text::mistake::Mistakes;
 use crate::config::text::yaml::{Kind, Node};
 use ipnet::{IpNet, Ipv4Net};
+use serde_yaml::Value;
 
 /// Where to listen: an IP address and a port.
 #[derive(Clone, Copy, Debug)]
@@ -37,6 +38,10 @@ impl Read for ListenAddress {
                 Err(format!("expected {LISTEN}, found {}{why}", node.found()))
             }
         })
+    }
+
+    fn show(&self) -> Value {
+        self.0.to_string().into()
     }
 }
 
@@ -103,6 +108,10 @@ impl Read for ServerAddress {
             })
         })
     }
+
+    fn show(&self) -> Value {
+        self.to_string().into()
+    }
 }
 
 schema!([] ServerAddress, _generator => patterned(r".+:[0-9]{1,5}|_.+|unix:/.+"));
@@ -151,6 +160,10 @@ impl Read for Network {
                 None => Err(wrong("")),
             }
         })
+    }
+
+    fn show(&self) -> Value {
+        self.0.to_string().into()
     }
 }
 

@@ -5,6 +5,7 @@
 use std::time::Duration;
 
 use schemars::json_schema;
+use serde_yaml::Value;
 
 use crate::config::read::{Read, patterned, scalar, schema};
 use crate::config::text::mistake::{Mistakes, shown};
@@ -31,6 +32,10 @@ impl<const MIN: u64, const MAX: u64> Read for Span<MIN, MAX> {
             Err(format!("`{}` must be {bounds}, found {}", node.name, shown(text)))
         })
     }
+
+    fn show(&self) -> Value {
+        duration_text(self.0).into()
+    }
 }
 
 schema!([const MIN: u64, const MAX: u64] Span<MIN, MAX>, _generator => patterned(DURATION_PATTERN));
@@ -55,9 +60,37 @@ impl Read for Idle {
             Ok(Self(value))
         })
     }
+
+    fn show(&self) -> Value {
+        duration_text(self.0).into()
+    }
 }
 
 schema!([] Idle, _generator => patterned(DURATION_PATTERN));
+
+impl<const MIN: u64, const MAX: u64> From<Span<MIN, MAX>> for Duration {
+    fn from(span: Span<MIN, MAX>) -> Self {
+        span.0
+    }
+}
+
+impl<const MIN: u64, const MAX: u64> From<Duration> for Span<MIN, MAX> {
+    fn from(duration: Duration) -> Self {
+        Self(duration)
+    }
+}
+
+impl From<Idle> for Duration {
+    fn from(idle: Idle) -> Self {
+        idle.0
+    }
+}
+
+impl From<Duration> for Idle {
+    fn from(duration: Duration) -> Self {
+        Self(duration)
+    }
+}
 
 /// Numbers with units, largest first or not, without spaces.
 fn duration(text: &str) -> Result<Duration, String> {
@@ -120,6 +153,10 @@ impl<const MIN: usize, const MAX: usize> Read for Size<MIN, MAX> {
             Err(format!("`{}` must be {bounds}, found {}", node.name, shown(text)))
         })
     }
+
+    fn show(&self) -> Value {
+        size_text(self.0).into()
+    }
 }
 
 schema!([const MIN: usize, const MAX: usize] Size<MIN, MAX>, _generator => {
@@ -178,6 +215,10 @@ impl<const MIN: usize, const MAX: usize> Read for Count<MIN, MAX> {
             }
         })
     }
+
+    fn show(&self) -> Value {
+        self.0.into()
+    }
 }
 
 schema!([const MIN: usize, const MAX: usize] Count<MIN, MAX>, _generator => {
@@ -186,6 +227,30 @@ schema!([const MIN: usize, const MAX: usize] Count<MIN, MAX>, _generator => {
         patterned("[0-9]+"),
     ]})
 });
+
+impl<const MIN: usize, const MAX: usize> From<Size<MIN, MAX>> for usize {
+    fn from(size: Size<MIN, MAX>) -> Self {
+        size.0
+    }
+}
+
+impl<const MIN: usize, const MAX: usize> From<usize> for Size<MIN, MAX> {
+    fn from(bytes: usize) -> Self {
+        Self(bytes)
+    }
+}
+
+impl<const MIN: usize, const MAX: usize> From<Count<MIN, MAX>> for usize {
+    fn from(count: Count<MIN, MAX>) -> Self {
+        count.0
+    }
+}
+
+impl<const MIN: usize, const MAX: usize> From<usize> for Count<MIN, MAX> {
+    fn from(count: usize) -> Self {
+        Self(count)
+    }
+}
 
 #[cfg(test)]
 mod tests {

@@ -5,6 +5,7 @@ use std::net::IpAddr;
 use rustls::SupportedCipherSuite;
 use rustls::crypto::SupportedKxGroup;
 use schemars::json_schema;
+use serde_yaml::Value;
 
 use super::address::is_dns_name;
 use crate::config::read::{Read, nearest, one_of, patterned, scalar, schema, worded};
@@ -28,6 +29,10 @@ impl Read for Capability {
             Ok(Self(text.to_ascii_uppercase()))
         })
     }
+
+    fn show(&self) -> Value {
+        self.0.as_str().into()
+    }
 }
 
 schema!([] Capability, _generator => patterned(r#"[!#$&'+-\[^-z|}~]+"#));
@@ -48,6 +53,10 @@ impl Read for CertificateName {
             let why = if text.is_ascii() { "" } else { "; write the name in its xn-- form" };
             Err(format!("expected {}, found {}{why}", Self::EXPECTED, node.found()))
         })
+    }
+
+    fn show(&self) -> Value {
+        self.0.as_str().into()
     }
 }
 
@@ -78,6 +87,10 @@ impl Read for Fingerprint {
             Ok(Self(bytes))
         })
     }
+
+    fn show(&self) -> Value {
+        self.0.iter().map(|byte| format!("{byte:02x}")).collect::<String>().into()
+    }
 }
 
 schema!([] Fingerprint, _generator => patterned("([0-9A-Fa-f]{2}:?){31}[0-9A-Fa-f]{2}"));
@@ -91,6 +104,10 @@ impl Read for Suite {
 
     fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
         scalar(node, mistakes, |text| named(text, "cipher suite", &crypto::suites()).map(Self))
+    }
+
+    fn show(&self) -> Value {
+        self.0.suite().as_str().unwrap_or_default().into()
     }
 }
 
@@ -107,6 +124,10 @@ impl Read for Group {
 
     fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
         scalar(node, mistakes, |text| named(text, "group", &crypto::groups()).map(Self))
+    }
+
+    fn show(&self) -> Value {
+        self.0.name().as_str().unwrap_or_default().into()
     }
 }
 
@@ -151,6 +172,10 @@ impl Read for DirectoryUrl {
             }
         })
     }
+
+    fn show(&self) -> Value {
+        self.0.as_str().into()
+    }
 }
 
 schema!([] DirectoryUrl, _generator => patterned("https://.+"));
@@ -181,6 +206,10 @@ impl Read for Contact {
             }
         })
     }
+
+    fn show(&self) -> Value {
+        self.0.as_str().into()
+    }
 }
 
 schema!([] Contact, _generator => patterned("mailto:[^@]+@[^@]+"));
@@ -197,6 +226,10 @@ impl Read for Token {
             true if !text.is_empty() => Ok(Self(text.to_owned())),
             _ => Err(format!("expected {}, found {}", Self::EXPECTED, node.found())),
         })
+    }
+
+    fn show(&self) -> Value {
+        self.0.as_str().into()
     }
 }
 

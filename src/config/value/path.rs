@@ -3,6 +3,7 @@
 use std::path::PathBuf;
 
 use schemars::json_schema;
+use serde_yaml::Value;
 
 use crate::config::read::{Read, scalar, schema};
 use crate::config::text::mistake::Mistakes;
@@ -22,6 +23,10 @@ impl Read for FilePath {
             }
             Ok(Self(text.into()))
         })
+    }
+
+    fn show(&self) -> Value {
+        self.0.display().to_string().into()
     }
 }
 

@@ -2,6 +2,7 @@
 
 use rustls::SupportedProtocolVersion;
 use schemars::{JsonSchema, json_schema};
+use serde_yaml::Value;
 
 use crate::config::read::{Read, patterned, schema, word, worded, words};
 use crate::config::text::mistake::Mistakes;
@@ -18,6 +19,10 @@ impl Read for Flag {
 
     fn read(node: &Node, mistakes: &mut Mistakes) -> Option<Self> {
         word(node, mistakes, &FLAGS, &[Self(true), Self(false)])
+    }
+
+    fn show(&self) -> Value {
+        self.0.into()
     }
 }
 
@@ -91,6 +96,22 @@ impl Read for Level {
         use tracing::Level as L;
         let values = [L::ERROR, L::WARN, L::INFO, L::DEBUG, L::TRACE].map(Self);
         word(node, mistakes, &LEVELS, &values)
+    }
+
+    fn show(&self) -> Value {
+        self.0.as_str().to_ascii_lowercase().into()
+    }
+}
+
+impl From<Level> for tracing::Level {
+    fn from(level: Level) -> Self {
+        level.0
+    }
+}
+
+impl From<tracing::Level> for Level {
+    fn from(level: tracing::Level) -> Self {
+        Self(level)
     }
 }
 
@@ -221,6 +242,14 @@ impl<T: Read> Read for OnOff<T> {
             }
         }
         None
+    }
+
+    fn show(&self) -> Value {
+        match self {
+            Self::On => "on".into(),
+            Self::Off => "off".into(),
+            Self::Section(section) => section.show(),
+        }
     }
 }
 
