@@ -27,4 +27,6 @@ pub mod log;
 
 pub mod doctor;
 
+pub mod text;
+
 pub mod version;

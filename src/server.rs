@@ -20,7 +20,7 @@ use tokio_util::task::TaskTracker;
 use crate::admin::{Readiness, probes};
 use crate::backend::{Backends, learn, transparent};
 use crate::config::settings::{Challenge, Limits, Settings};
-use crate::conn::{self, Context, socket};
+use crate::conn::{self, Context, accept};
 use crate::metrics::Metrics;
 use crate::tls::reload::{self as certificates, Keeper, Occasion};
 use crate::tls::{self, acme};
@@ -44,8 +44,8 @@ const RESERVED_DESCRIPTORS: u64 = 32;
 pub enum Error {
     #[error(transparent)]
     Tls(#[from] tls::Error),
-    #[error("can't listen on {address} ({key}): {}", socket::why(source))]
-    Listen { address: SocketAddr, key: &'static str, source: io::Error },
+    #[error("can't listen on {address} ({key}): {}", accept::unavailable(*address, why))]
+    Listen { address: SocketAddr, key: &'static str, why: io::Error },
     #[error(transparent)]
     Transparent(#[from] transparent::NotPermitted),
     #[error("can't set up metrics: {0}")]

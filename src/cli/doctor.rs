@@ -19,6 +19,7 @@ use crate::conn::socket::why;
 use crate::doctor::finding::Verdict;
 use crate::doctor::{self, Wanted, report};
 use crate::proto::imap::secret::Secret;
+use crate::text::chain;
 
 /// Longer is no password.
 const MAX_PASSWORD: usize = 1024;
@@ -85,7 +86,7 @@ pub fn run(args: &Args) -> Result<(), Error> {
         .map_err(Error::failed)?;
     let report = runtime
         .block_on(doctor::examine(&settings, &args.config.file, &wanted))
-        .map_err(|error| Error::Usage(format!("--ca: {}", super::chain(&error))))?;
+        .map_err(|error| Error::Usage(format!("--ca: {}", chain(&error))))?;
     // A look-up that hangs holds up nobody.
     runtime.shutdown_background();
     super::print(&match args.json {

@@ -25,6 +25,7 @@ use std::path::PathBuf;
 use clap::{Args, Parser, Subcommand};
 use rustix::process::{DumpableBehavior, Resource, Rlimit, set_dumpable_behavior, setrlimit};
 
+use crate::text::chain;
 use crate::{config, version};
 
 /// Where `run` and `check` look without `--config`.
@@ -155,31 +156,6 @@ impl Error {
     pub fn failed(error: impl Into<Box<dyn std::error::Error + Send + Sync>>) -> Self {
         Self::Failed(error.into())
     }
-}
-
-/// An error and its causes on one line, without a cause that its effect has already quoted.
-fn chain(error: &(dyn std::error::Error + 'static)) -> String {
-    let mut text = without_numbers(error.to_string());
-    let mut source = error.source();
-    while let Some(cause) = source {
-        let cause_text = without_numbers(cause.to_string());
-        if !text.contains(&cause_text) {
-            text.push_str(": ");
-            text.push_str(&cause_text);
-        }
-        source = cause.source();
-    }
-    text
-}
-
-/// A system's errors say the same by a number, ` (os error 111)`, which helps nobody.
-fn without_numbers(mut text: String) -> String {
-    const START: &str = " (os error ";
-    while let Some(at) = text.find(START) {
-        let Some(length) = text[at..].find(')') else { break };
-        text.replace_range(at..=at + length, "");
-    }
-    text
 }
 
 /// `1 error`, `2 errors`

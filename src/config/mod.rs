@@ -37,6 +37,7 @@ pub use text::env::Lookup;
 pub use text::mistake::{Invalid, Mark, Mistake};
 pub use value::amount::duration_text;
 
+use crate::text::without_numbers;
 use read::Read as _;
 use text::mistake::Mistakes;
 use text::{characters, env, yaml};
@@ -102,8 +103,7 @@ fn contents(path: &Path) -> Result<Vec<u8>, Unreadable> {
         io::ErrorKind::NotFound => Unreadable::Missing,
         io::ErrorKind::PermissionDenied => Unreadable::Forbidden,
         io::ErrorKind::IsADirectory => Unreadable::Directory,
-        // The system's own words, without the number that Rust adds.
-        _ => Unreadable::System(error.to_string().split(" (os error").next().unwrap_or("").into()),
+        _ => Unreadable::System(without_numbers(error.to_string())),
     };
     let file = File::open(path).map_err(why)?;
     let mut bytes = Vec::new();

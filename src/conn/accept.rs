@@ -4,7 +4,8 @@
 //! counts, says so once, and goes on. It never ends but by `stop`. A reload ends it and begins another at the same
 //! socket, so that every connection is served by one whole configuration and none is refused meanwhile.
 
-use std::net::SocketAddr;
+use std::io;
+use std::net::{Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
@@ -17,7 +18,7 @@ use tokio_util::task::TaskTracker;
 
 use super::address::{ClientAddr, PeerAddr};
 use super::close::{Reason, Session};
-use super::socket::prepare;
+use super::socket::{lacks_family, prepare, why};
 use super::{Context, serve};
 use crate::config::settings::ListenTls;
 
@@ -36,8 +37,36 @@ pub struct Listener {
     pub proxy_protocol_from: Vec<IpNet>,
 }
 
-/// Opens a listener; `[::]` takes IPv4 as well. `shared`: beside others at the same port that allow it as well.
-pub fn bind(address: SocketAddr, shared: bool) -> std::io::Result<TcpListener> {
+/// Opens a listener; `[::]` takes IPv4 as well, and IPv4 alone where the system has no IPv6.
+/// `shared`: beside others at the same port that allow it as well.
+///
+/// # Errors
+/// Of the system; [`unavailable`] says them.
+pub fn bind(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
+    match open(address, shared) {
+        Err(error) if address.ip() == Ipv6Addr::UNSPECIFIED && lacks_family(&error) => {
+            open((Ipv4Addr::UNSPECIFIED, address.port()).into(), shared)
+        }
+        opened => opened,
+    }
+}
+
+/// Why an address can't be listened on, and what would be right.
+pub fn unavailable(address: SocketAddr, error: &io::Error) -> String {
+    let (why, port) = (why(error), address.port());
+    match error.kind() {
+        _ if lacks_family(error) => format!("{why}; write \"0.0.0.0:{port}\""),
+        io::ErrorKind::AddrNotAvailable => {
+            format!("{why}; this machine does not have it, \"[::]:{port}\" is all that it has")
+        }
+        io::ErrorKind::PermissionDenied if port < 1024 => {
+            format!("{why}; a port below 1024 needs root or the capability NET_BIND_SERVICE")
+        }
+        _ => why,
+    }
+}
+
+fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     let socket = Socket::new(Domain::for_address(address), Type::STREAM, Some(Protocol::TCP))?;
     if let SocketAddr::V6(address) = address {
         socket.set_only_v6(!address.ip().is_unspecified())?;
@@ -87,8 +116,8 @@ impl Acceptor {
                 Err(error) => {
                     self.ctx.metrics.accept_errors.inc();
                     if wait == FIRST_WAIT {
-                        let listener = &*self.listener.name;
-                        tracing::error!(listener, %error, "can't accept connections, trying on");
+                        let (listener, error) = (&*self.listener.name, why(&error));
+                        tracing::error!(listener, error, "can't accept connections, trying on");
                     }
                     tokio::select! {
                         () = stop.cancelled() => return,

@@ -12,6 +12,7 @@ use tokio::io::AsyncWrite;
 use tokio::net::TcpStream;
 
 use crate::backend::stream::Stream;
+use crate::text::without_numbers;
 
 /// A peer that vanished without a word is noticed after this and a few probes.
 const KEEPALIVE: Duration = Duration::from_secs(300);
@@ -38,12 +39,17 @@ pub fn out_of_descriptors(error: &io::Error) -> bool {
         .is_some_and(|code| [Errno::MFILE, Errno::NFILE].map(Errno::raw_os_error).contains(&code))
 }
 
+/// Whether the system has no such addresses at all: of the families that are used here, IPv6 is
+/// the one that a kernel may lack (`ipv6.disable=1`).
+pub fn lacks_family(error: &io::Error) -> bool {
+    error.raw_os_error() == Some(rustix::io::Errno::AFNOSUPPORT.raw_os_error())
+}
+
 /// An error in the system's words, without the number that says the same.
 pub fn why(error: &io::Error) -> String {
-    let text = error.to_string();
-    match text.rfind(" (os error ") {
-        Some(at) => text[..at].to_owned(),
-        None => text,
+    match lacks_family(error) {
+        true => "this system has no IPv6".to_owned(),
+        false => without_numbers(error.to_string()),
     }
 }
 

@@ -24,7 +24,7 @@ use super::{Examined, certificate};
 use crate::admin::ask::reachable;
 use crate::backend::cures::{Cure, OURS, Step};
 use crate::config::settings::{Listen, ListenTls, MinVersion};
-use crate::conn::socket;
+use crate::conn::{accept, socket};
 use crate::log::printable;
 use crate::proto::imap::response::Kind;
 use crate::proto::proxy_header::{self, Ends};
@@ -112,9 +112,10 @@ pub async fn examine(
     section: &mut Section,
 ) -> Option<Told> {
     if let Err(error) = std::net::UdpSocket::bind((listen.address.ip(), 0))
-        && error.kind() == io::ErrorKind::AddrNotAvailable
+        && !listen.address.ip().is_unspecified()
+        && (error.kind() == io::ErrorKind::AddrNotAvailable || socket::lacks_family(&error))
     {
-        not_ours(&error, section);
+        not_ours(listen, &error, section);
         return None;
     }
     let limit = examined.settings.backend.connect_timeout;
@@ -152,7 +153,7 @@ fn closed(listen: &Listen, error: &io::Error, runs: bool, section: &mut Section)
         let meaning = "The proxy runs, but not on this port: it was started with another configuration, or this address is new and it was not told.";
         return section.problem(Check::Port, why, meaning, restart());
     }
-    match std::net::TcpListener::bind(listen.address) {
+    match accept::bind(listen.address, false) {
         Ok(_) => section.skipped(
             Check::Port,
             "nobody listens",
@@ -170,18 +171,20 @@ fn closed(listen: &Listen, error: &io::Error, runs: bool, section: &mut Section)
                 )],
             )],
         ),
-        Err(error) => not_ours(&error, section),
+        Err(error) => not_ours(listen, &error, section),
     }
 }
 
-fn not_ours(error: &io::Error, section: &mut Section) {
+fn not_ours(listen: &Listen, error: &io::Error, section: &mut Section) {
+    let (port, any) =
+        (listen.address.port(), if socket::lacks_family(error) { "0.0.0.0" } else { "[::]" });
     section.problem(
         Check::Port,
         format!("nobody can listen there: {}", socket::why(error)),
         "The proxy can't start with this address on this machine.",
         vec![Cure::new(
             "listen on an address that this machine has, or on all",
-            vec![Step::new(OURS, &["listen:", "  - address: \"[::]:993\""])],
+            vec![Step::new(OURS, &["listen:", &format!("  - address: \"{any}:{port}\"")])],
         )],
     );
 }

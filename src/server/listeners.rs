@@ -1,9 +1,11 @@
 //! The open sockets, and how they become those of another configuration.
 //!
-//! In: settings. Out: accept loops and answers to HTTP. A change has two steps, so that it happens as a whole or not at all:
-//! [`Listeners::bind`] opens what is wanted and not open, [`Listeners::serve`] puts it into service and closes the others.
-//! A socket whose address stays is never closed, whatever else changes. A new address that overlaps with an old one
-//! (`[::]:993` and `0.0.0.0:993`) is opened beside it for the moment (SO_REUSEPORT).
+//! In: settings. Out: accept loops and answers to HTTP. A change has two steps, so that it happens
+//! as a whole or not at all: [`Listeners::bind`] opens what is wanted and not open,
+//! [`Listeners::serve`] puts it into service and closes the others. A socket whose address stays in
+//! the configuration is never closed, whatever else changes; where the system has no IPv6 it is one
+//! for IPv4. A new address that overlaps with an old one (`[::]:993` and `0.0.0.0:993`) is opened
+//! beside it for the moment (SO_REUSEPORT).
 //! Not here: what becomes of a connection (`conn`).
 
 use std::io;
@@ -126,7 +128,7 @@ impl Listeners {
                 let _ = SockRef::from(socket).set_reuse_port(false);
             }
         }
-        result.map(Arc::new).map_err(|source| Error::Listen { address, key, source })
+        result.map(Arc::new).map_err(|why| Error::Listen { address, key, why })
     }
 
     fn sockets(&self) -> impl Iterator<Item = &Arc<TcpListener>> {
@@ -144,7 +146,7 @@ impl Listeners {
         for (listen, socket) in settings.listen.iter().zip(sockets.imap) {
             let name = listen.address.to_string();
             if !was(&socket) {
-                tell("listening", service(listen.tls), &socket, listen.address);
+                tell_open(service(listen.tls), &socket, listen.address);
             }
             let acceptor = Acceptor {
                 socket,
@@ -248,17 +250,26 @@ fn change(
         tell("not listening any more", service, &gone.socket, gone.address);
     }
     if let Some((address, socket)) = address.zip(socket) {
-        tell("listening", service, &socket, address);
+        tell_open(service, &socket, address);
         let stop = CancellationToken::new();
         serve(Arc::clone(&socket), stop.clone());
         *open = Some(Answering { address, socket, stop });
     }
 }
 
-fn tell(what: &str, service: &str, socket: &TcpListener, address: SocketAddr) {
+fn tell(what: &str, service: &str, socket: &TcpListener, configured: SocketAddr) {
     // Asking a socket that is bound for its name does not fail.
-    let address = socket.local_addr().unwrap_or(address);
+    let address = socket.local_addr().unwrap_or(configured);
     tracing::info!(service, %address, "{what}");
+}
+
+fn tell_open(service: &str, socket: &TcpListener, configured: SocketAddr) {
+    match socket.local_addr() {
+        Ok(address) if address.is_ipv4() && configured.is_ipv6() => tracing::warn!(
+            service, %address, %configured, "listening on IPv4 alone: this system has no IPv6"
+        ),
+        _ => tell("listening", service, socket, configured),
+    }
 }
 
 fn service(tls: ListenTls) -> &'static str {

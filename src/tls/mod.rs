@@ -58,6 +58,7 @@ pub mod reload;
 
 mod check;
 
+pub use crate::text::chain;
 pub use check::{Finding, Severity, check};
 pub use config::{Configured, Part, Serving};
 pub use store::{News, Store};
@@ -100,17 +101,6 @@ fn open_to(path: &Path, what: &str) -> Option<(Severity, String)> {
         severity,
         format!("{shown}: {what} open to {who} (mode {mode:04o}); run `chmod 600 {shown}`"),
     ))
-}
-
-/// An error with its causes on one line, as `main` prints them.
-pub fn chain(error: &dyn std::error::Error) -> String {
-    let mut text = error.to_string();
-    let mut next = error.source();
-    while let Some(cause) = next {
-        text = format!("{text}: {cause}");
-        next = cause.source();
-    }
-    text
 }
 
 /// Seconds since 1970.

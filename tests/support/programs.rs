@@ -19,6 +19,14 @@ pub fn program(name: &str, package: &str) -> PathBuf {
         })
 }
 
+/// A command that begins with `program` and finds no IPv6 on this system.
+pub fn without_ipv6(program: &Path) -> Command {
+    let mut command = Command::new(self::program("python3", "python3"));
+    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/support/no_ipv6.py");
+    command.arg(script).arg(program);
+    command
+}
+
 /// What a program that has ended left behind.
 #[derive(Debug)]
 pub struct Finished {

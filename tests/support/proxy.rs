@@ -64,6 +64,7 @@ pub struct Starting<'a> {
     ready: bool,
     fixed: Option<[SocketAddr; 2]>,
     descriptors: Option<usize>,
+    ipv6: bool,
     etc: Option<PathBuf>,
     stdout: Option<Stdio>,
     environment: BTreeMap<String, String>,
@@ -110,6 +111,13 @@ impl<'a> Starting<'a> {
         ))
     }
 
+    /// The system has no IPv6.
+    #[must_use]
+    pub fn without_ipv6(mut self) -> Self {
+        self.ipv6 = false;
+        self
+    }
+
     /// The proxy sees these files as its `/etc/hosts` and `/etc/resolv.conf`. That takes a mount, so it takes root.
     #[must_use]
     pub fn etc(mut self, folder: &Path) -> Self {
@@ -154,6 +162,7 @@ impl<'a> Starting<'a> {
         fs::write(&file, serde_yaml::to_string(&config).expect("it was YAML")).expect("ours");
 
         let mut command = match self.descriptors {
+            None if !self.ipv6 => super::without_ipv6(&binary()),
             None => Command::new(binary()),
             Some(limit) => {
                 let mut command = Command::new(super::program("prlimit", "util-linux"));
@@ -176,7 +185,8 @@ impl<'a> Starting<'a> {
             ["imaps", "metrics"].map(|service| {
                 process.wait_for(&format!("\"listening\" for {service}"), |lines| {
                     lines.iter().filter_map(|line| LogLine::parse(line)).find_map(|line| {
-                        (line.message() == "listening" && line.field("service") == service)
+                        (line.message().starts_with("listening")
+                            && line.field("service") == service)
                             .then(|| line.field("address").parse().expect("an address"))
                     })
                 })
@@ -237,6 +247,7 @@ impl<'a> Proxy<'a> {
             ready: true,
             fixed: None,
             descriptors: None,
+            ipv6: true,
             etc: None,
             stdout: None,
             environment: BTreeMap::new(),

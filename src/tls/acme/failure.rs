@@ -57,7 +57,7 @@ impl Failure {
     }
 
     pub fn file(path: &Path, error: &io::Error) -> Self {
-        let text = format!("{}: {error}", path.display());
+        let text = format!("{}: {}", path.display(), chain(error));
         Self::refused(text, Self::FILE)
     }
 
