@@ -434,7 +434,12 @@ fn fifty_reloads_leave_nothing_behind() {
     let (one, other) = (FakeBackend::plain(), FakeBackend::plain());
     let proxy = Proxy::start(&one, "");
     let ports = [free_port(), free_port()];
+    let none_left = || {
+        wait_until("all sessions have ended", || proxy.sum("imaps_proxy_sessions", &[]) == 0.0);
+    };
     let mut turn = |n: usize| {
+        // The series of a server stay until a reload after its last session.
+        none_left();
         let (backend, version) = if n.is_multiple_of(2) { (&other, "1.3") } else { (&one, "1.2") };
         let lines = proxy.reload(&format!(
             "{{ listen: [{{ address: '127.0.0.1:0' }}, {{ address: '127.0.0.1:{}' }}], \
@@ -449,7 +454,7 @@ fn fifty_reloads_leave_nothing_behind() {
     };
     (0..8).for_each(&mut turn);
     let quiet = || {
-        wait_until("all sessions have ended", || proxy.sum("imaps_proxy_sessions", &[]) == 0.0);
+        none_left();
         (proxy.fd_count(), proxy.rss(), proxy.series().len())
     };
     let before = quiet();
