@@ -151,7 +151,7 @@ impl Running {
         });
         let sockets = listeners.bind(&settings)?;
         let metrics = Arc::new(Metrics::new()?);
-        metrics.can_negotiate(&conn::tls::combinations(&serving.config.load()));
+        metrics.can_negotiate(&conn::tls::combinations(&serving.config.load().usual));
         metrics.configuration_loaded(true, tls::unix(now));
         certificates::announce(&news, Occasion::Start, &store, &metrics, &readiness);
         certificates::announce_parts(&fresh, &metrics);

@@ -261,12 +261,15 @@ fn openssl_and_python_are_let_in_or_told_why_not() {
         place.put("who.key", &who.key);
         let [cert, key] = ["who.pem", "who.key"].map(|name| place.path(name).display().to_string());
         for (option, version) in [("-tls1_2", "TLSv1_2"), ("-tls1_3", "TLSv1_3")] {
-            let mut command = Command::new(program("openssl", "openssl"));
-            command.args(["s_client", "-connect", &address, "-CAfile", &ca, "-cert", &cert]);
-            command.args(["-key", &key, option, "-ign_eof", "-crlf"]);
-            let told = run(&mut command, b"a LOGIN alice secret\nb LOGOUT\n", PATIENCE);
-            let told = told.stdout + &told.stderr;
-            assert!(told.contains(openssl), "{version}: {told}");
+            // What a client signs has the name in it, and one that is no DNS name is kept from rustls.
+            for name in ["localhost", "localhost:993"] {
+                let mut command = Command::new(program("openssl", "openssl"));
+                command.args(["s_client", "-connect", &address, "-CAfile", &ca, "-cert", &cert]);
+                command.args(["-key", &key, option, "-ign_eof", "-crlf", "-servername", name]);
+                let told = run(&mut command, b"a LOGIN alice secret\nb LOGOUT\n", PATIENCE);
+                let told = told.stdout + &told.stderr;
+                assert!(told.contains(openssl), "{version} {name}: {told}");
+            }
 
             let mut command = Command::new(program("python3", "python3"));
             command.arg(concat!(env!("CARGO_MANIFEST_DIR"), "/tests/clients/certificate.py"));

@@ -99,6 +99,64 @@ fn offer_that_can_not_be_met_is_told_by_what_was_missing() {
     proxy.stop();
 }
 
+/// What people type into the field for a server's name; OpenSSL sends it as it is.
+#[test]
+fn a_name_that_is_no_dns_name_gets_the_default_certificate_and_is_logged() {
+    let folder = tempfile::tempdir().unwrap();
+    let backend = FakeBackend::plain();
+    let proxy = Proxy::start(&backend, "");
+    let ask = |name: &str, arguments: &[&str]| {
+        let arguments = [&["-servername", name, "-ign_eof"], arguments].concat();
+        let mut command = Command::new(program("openssl", "openssl"));
+        command.args(["s_client", "-connect", &proxy.imaps.to_string()]).args(&arguments);
+        let finished = run(&mut command, b"a LOGOUT\n", PATIENCE);
+        let printed = finished.stdout + &finished.stderr;
+        assert!(printed.contains("* OK "), "{name} {arguments:?}: {printed}");
+        printed
+    };
+    let mut wanted = Vec::new();
+    let long = "n".repeat(64) + ".example.org";
+    for (name, logged) in [
+        ("mail.example.org:993", "mail.example.org:993"),
+        ("[2001:db8::1]", "[2001:db8::1]"),
+        ("müller.example.org", "müller.example.org"),
+        ("mail.example.org ", "mail.example.org "),
+        ("user@example.org", "user@example.org"),
+        ("-mail.example.org", "-mail.example.org"),
+        ("a\"\u{7}\u{202e}b", "a\\u{22}\\u{7}\\u{202e}b"),
+        (&long, &long),
+    ] {
+        for version in ["-tls1_2", "-tls1_3"] {
+            ask(name, &[version]);
+            wanted.push(logged);
+        }
+    }
+    // The hello is in what both sides hash: again behind a HelloRetryRequest, and to prove a ticket's key.
+    let (name, ticket) = ("mail.example.org:993", folder.path().join("ticket"));
+    let ticket = ticket.to_str().unwrap();
+    let retry = ["-tls1_3", "-groups", "P-521:X25519"];
+    ask(name, &retry);
+    ask(name, &[&retry[..], &["-no_middlebox"]].concat());
+    for version in ["-tls1_2", "-tls1_3"] {
+        ask(name, &[version, "-sess_out", ticket]);
+        assert!(ask(name, &[version, "-sess_in", ticket]).contains("Reused, "), "{version}");
+    }
+    let again = ask(name, &[&retry[..], &["-sess_in", ticket]].concat());
+    assert!(again.contains("Reused, "), "{again}");
+    wanted.extend([name; 7]);
+    within(PATIENCE, "all are logged", || proxy.sessions().len() == wanted.len());
+    let logged: Vec<_> = proxy.sessions().iter().map(|line| line.field("sni")).collect();
+    assert_eq!(logged, wanted);
+    proxy.stop();
+
+    let proxy = Proxy::start(&backend, "tls: { unknown_name: refuse }");
+    let printed = openssl(&proxy, &["-servername", "mail.example.org:993"]);
+    assert!(printed.contains("unrecognized name"), "{printed}");
+    let line = Failures(&proxy).first("unknown_name", "INFO");
+    assert_eq!(line.field("sni"), "mail.example.org:993");
+    proxy.stop();
+}
+
 /// A self-signed certificate with an RSA key, as `openssl` makes it.
 fn rsa(folder: &Path) -> String {
     let (cert, key) = (folder.join("rsa.pem"), folder.join("rsa.key"));

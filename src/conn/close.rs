@@ -8,7 +8,6 @@ use super::Context;
 use super::accept::Listener;
 use super::address::ClientAddr;
 use super::tls::Handshake;
-use crate::log::printable;
 use crate::metrics::{LoginResult, Phase};
 use crate::proto::imap::sasl::Mechanism;
 use crate::tls::client_auth::Identity;
@@ -177,7 +176,7 @@ impl Drop for Session {
             tls_version = handshake.map(Handshake::version),
             tls_cipher = handshake.map(Handshake::cipher),
             tls_group = handshake.map(Handshake::group),
-            sni = handshake.and_then(|h| h.sni.as_deref()).map(|sni| printable(sni.as_bytes())),
+            sni = handshake.and_then(|handshake| handshake.sni.as_deref()),
             client_cert_subject = self.identity().map(|who| &*who.subject),
             client_cert_sha256 = self.identity().map(|who| &*who.fingerprint),
             backend = self.backend.as_deref(),

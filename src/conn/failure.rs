@@ -18,9 +18,10 @@ use super::Context;
 use super::close::{Reason, Session, session_id};
 use crate::log::printable;
 use crate::log::sample::Sampler;
-use crate::proto::client_hello::{ClientHello, Foreign, Key, Version};
+use crate::proto::client_hello::{ClientHello, Foreign, Key, Name, Version};
 use crate::tls::acme;
 use crate::tls::client_auth::Refusal;
+use crate::tls::names::Asked;
 
 /// The label and log field `reason` of a handshake that failed.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
@@ -270,12 +271,22 @@ impl From<Failure> for Reason {
     }
 }
 
+/// What a server name names.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Names {
+    /// Nothing, or an address.
+    Nobody,
+    Host,
+    NoHost,
+}
+
 /// What is kept of a ClientHello: enough to say later why it came to nothing.
 #[derive(Debug)]
 pub struct Offer {
     pub version: Version,
-    /// In lower case.
+    /// The server name, escaped for the log; a host's in lower case.
     pub sni: Option<Box<str>>,
+    names: Names,
     /// Escaped for the log.
     alpn: Option<Box<str>>,
     /// It speaks [`acme::PROTOCOL`] and nothing else.
@@ -291,9 +302,16 @@ impl Offer {
         let suite = |n| spoken.cipher_suites.iter().any(|suite| u16::from(suite.suite()) == n);
         let group = |n| spoken.kx_groups.iter().any(|group| u16::from(group.name()) == n);
         let alpn: Vec<_> = hello.alpn().collect();
+        let (names, sni) = match &hello.name {
+            Name::None => (Names::Nobody, None),
+            Name::Host(name) => (Names::Host, Some(name.as_ref().to_ascii_lowercase())),
+            Name::Address(name) => (Names::Nobody, Some(printable(name))),
+            Name::Other(name) => (Names::NoHost, Some(printable(name))),
+        };
         Self {
             version: hello.version,
-            sni: hello.name.as_ref().map(|name| name.as_ref().to_ascii_lowercase().into()),
+            sni: sni.map(Into::into),
+            names,
             alpn: (!alpn.is_empty()).then(|| printable(&alpn.join(&b' ')).into()),
             acme: alpn == [acme::PROTOCOL],
             ecdsa: hello.takes(Key::Ecdsa, suite),
@@ -302,13 +320,21 @@ impl Offer {
         }
     }
 
-    /// Why TLS need not begin with this hello; `admit` says which server names are served, `None` being that of a
-    /// client that names nobody.
-    pub fn refused(&self, admit: impl FnOnce(Option<&str>) -> bool) -> Option<Failure> {
+    /// Whom the client asks for.
+    pub fn asked(&self) -> Asked<'_> {
+        match (self.names, &self.sni) {
+            (Names::Host, Some(name)) => Asked::Host(name),
+            (Names::NoHost, _) => Asked::NoHost,
+            _ => Asked::Nobody,
+        }
+    }
+
+    /// Why TLS need not begin with this hello; `admit` says who is served.
+    pub fn refused(&self, admit: impl FnOnce(Asked<'_>) -> bool) -> Option<Failure> {
         if self.version < Version::Tls12 {
             // rustls would refuse it as well, but not always for that reason.
             Some(Failure::OnlyOldVersions)
-        } else if !admit(self.sni.as_deref()) {
+        } else if !admit(self.asked()) {
             Some(Failure::UnknownName)
         } else {
             None
@@ -406,7 +432,7 @@ mod tests {
 
     fn offer(version: Version, ecdsa: bool, rsa: bool, group: bool) -> Offer {
         let sni = Some("mail.example.org".into());
-        Offer { version, sni, alpn: None, acme: false, ecdsa, rsa, group }
+        Offer { version, sni, names: Names::Host, alpn: None, acme: false, ecdsa, rsa, group }
     }
 
     #[test]
@@ -464,11 +490,12 @@ mod tests {
     fn a_hello_is_refused_for_its_version_and_its_name_before_tls_begins() {
         let good = offer(Version::Tls13, true, true, true);
         assert_eq!(good.refused(|_| true), None);
-        assert_eq!(good.refused(|name| name.is_none()), Some(Failure::UnknownName));
+        assert_eq!(good.refused(|asked| asked == Asked::Nobody), Some(Failure::UnknownName));
         let old = offer(Version::Tls10, true, true, true);
         assert_eq!(old.refused(|_| true), Some(Failure::OnlyOldVersions));
-        let nameless = Offer { sni: None, ..offer(Version::Tls12, true, true, true) };
-        assert_eq!(nameless.refused(|name| name.is_none()), None);
+        let nameless =
+            Offer { sni: None, names: Names::Nobody, ..offer(Version::Tls12, true, true, true) };
+        assert_eq!(nameless.refused(|asked| asked == Asked::Nobody), None);
         // level 2, fatal; 112, unrecognized_name (RFC 6066 §9)
         assert_eq!(Failure::UnknownName.answer(), [21, 3, 3, 0, 2, 2, 112]);
     }

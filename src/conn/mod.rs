@@ -119,7 +119,7 @@ impl Context {
     ) -> Self {
         let mut seed = [0; 8];
         // A generator that fails would have failed every handshake; the counter alone still tells sessions apart.
-        let _ = tls.config.load().crypto_provider().secure_random.fill(&mut seed);
+        let _ = tls.config.load().usual.crypto_provider().secure_random.fill(&mut seed);
         let shared = Shared {
             failures: failure::Sampled::default(),
             refused: refused::Sampled::default(),
@@ -174,7 +174,7 @@ impl Context {
     fn tag(&self) -> Vec<u8> {
         let mut random = [0; 8];
         let config = self.tls.config.load();
-        if config.crypto_provider().secure_random.fill(&mut random).is_err() {
+        if config.usual.crypto_provider().secure_random.fill(&mut random).is_err() {
             let Shared { seed, sessions, .. } = &*self.shared;
             random = (seed ^ sessions.load(Ordering::Relaxed)).to_le_bytes();
         }

@@ -27,9 +27,10 @@ use super::failure::{Failed, Failure, Offer, PLAINTEXT_BYE};
 use super::socket::Unsent;
 use crate::crypto;
 use crate::metrics::Phase;
-use crate::proto::client_hello::{Foreign, Look, Reader, Version};
+use crate::proto::client_hello::{self, Foreign, Look, Reader, Version};
 use crate::proto::record::Records;
 use crate::tls::client_auth::{Identity, Refusal};
+use crate::tls::names::Asked;
 
 /// What TLS adds to a record at most, with room to spare (RFC 8446 §5.2: 256 bytes).
 const RECORD_OVERHEAD: usize = 256;
@@ -50,6 +51,7 @@ pub struct Handshake {
     pub resumed: bool,
     /// `imap` was negotiated by ALPN: nothing else ever is.
     pub alpn: bool,
+    /// Escaped for the log, for it may be anything.
     pub sni: Option<Box<str>>,
     /// Whom the client's certificate names, if it has one.
     pub identity: Option<Box<Identity>>,
@@ -96,6 +98,7 @@ pub async fn accept(
         silent: true,
         hello: None,
         offer: None,
+        masked: false,
         proof: None,
     };
     let shaken = timeout_at(deadline, shaking.handshake(ctx)).await;
@@ -143,6 +146,8 @@ struct Shaking {
     silent: bool,
     hello: Option<Version>,
     offer: Option<Offer>,
+    /// Its hello names a server in a way that rustls must not see.
+    masked: bool,
     /// A CA asks whether a name leads here: what it is shown, and that is all.
     proof: Option<Arc<ServerConfig>>,
 }
@@ -158,17 +163,18 @@ struct Shaken {
 
 impl Shaking {
     async fn handshake(&mut self, ctx: &Context) -> Result<Shaken, Failed> {
-        let mut config = ctx.tls.config.load_full();
+        let configs = ctx.tls.config.load_full();
         let mut input = Vec::with_capacity(2048);
-        self.look(&mut input, config.crypto_provider()).await?;
-        let admit = |name: Option<&str>| {
-            let (found, admitted) = ctx.tls.names.admit(name);
+        self.look(&mut input, configs.usual.crypto_provider()).await?;
+        let mut config = if self.masked { &configs.masked } else { &configs.usual };
+        let admit = |asked: Asked<'_>| {
+            let (found, admitted) = ctx.tls.names.admit(asked);
             ctx.metrics.server_name(found);
             admitted
         };
         self.proof = self.asked().and_then(|name| ctx.shared.answers.tls.of(name));
         if let Some(proof) = &self.proof {
-            config = Arc::clone(proof);
+            config = proof;
         } else if let Some(failure) = self.offer.as_ref().and_then(|offer| offer.refused(admit)) {
             return Err(self.refuse(failure).await);
         }
@@ -176,8 +182,8 @@ impl Shaking {
             detail: Some(error.to_string()),
             ..Failure::Internal.into()
         };
-        let mut tls = Box::new(UnbufferedServerConnection::new(config).map_err(ours)?);
-        let mut offered = 0;
+        let mut tls = Box::new(UnbufferedServerConnection::new(Arc::clone(config)).map_err(ours)?);
+        let (mut offered, mut retried) = (0, false);
         let mut out = Out::borrow();
         loop {
             match process(&mut tls, &mut input, &mut offered, &mut out) {
@@ -195,7 +201,13 @@ impl Shaking {
             }
             let flight = out.take();
             self.socket.write_all(&flight).await.map_err(|_| Failure::Closed)?;
-            self.read(&mut input).await?;
+            let retries = tls.handshake_kind() == Some(HandshakeKind::FullWithHelloRetryRequest);
+            if self.masked && retries && !retried {
+                self.look_again(&mut input).await?;
+                retried = true;
+            } else {
+                self.read(&mut input).await?;
+            }
             out = Out::borrow();
         }
         // A client that is refused here has its handshake already, so no alert can tell it.
@@ -223,6 +235,10 @@ impl Shaking {
                 Look::Hello(hello) => {
                     self.hello = Some(hello.version);
                     self.offer = Some(Offer::new(&hello, spoken));
+                    if let Some(at) = hello.to_mask() {
+                        client_hello::mask(input, at);
+                        self.masked = true;
+                    }
                     return Ok(());
                 }
                 Look::Foreign(foreign) => {
@@ -237,6 +253,27 @@ impl Shaking {
                 Look::Unreadable => return Ok(()), // rustls says what is wrong, with its alert
                 // Nor may its name go unseen because of its length.
                 Look::Endless => return Err(self.refuse(Failure::Malformed).await),
+            }
+        }
+    }
+
+    /// Reads and masks the hello that answers a HelloRetryRequest (RFC 8446 §4.1.2), behind the record that is for middleboxes
+    /// (§D.4). What else may be wrong with it is for rustls to say.
+    async fn look_again(&mut self, input: &mut Vec<u8>) -> Result<(), Failed> {
+        const MIDDLEBOXES: [u8; 6] = [20, 3, 3, 0, 1, 1];
+        let mut reader = Reader::default();
+        loop {
+            self.read(input).await?;
+            let hello = input.strip_prefix(&MIDDLEBOXES).unwrap_or(input);
+            match reader.look(hello) {
+                _ if MIDDLEBOXES.starts_with(input) => {}
+                Look::More => {}
+                Look::Hello(hello) => {
+                    hello.to_mask().inspect(|at| client_hello::mask(input, *at));
+                    return Ok(());
+                }
+                Look::Endless => return Err(self.refuse(Failure::Malformed).await),
+                Look::Foreign(_) | Look::Unreadable => return Ok(()),
             }
         }
     }

@@ -12,12 +12,16 @@
 //! **Invariant:** this never decides that a hello is good. What it can't read is [`Look::Unreadable`] and goes to
 //! rustls, which says what is wrong and sends the alert; and whatever rustls takes is read here the same (a property
 //! test holds the two together), but for a hello that is [`Look::Endless`]. So a mistake here costs a reason in the log,
-//! and never a handshake.
+//! and never a handshake. A server name that is no DNS name rustls does not take: [`mask()`] hides it.
 //! Limits: [`MAX_HELLO`] bytes, records and all. No record is looked at twice.
+
+mod mask;
 
 use std::ops::Range;
 
 use rustls_pki_types::{DnsName, ServerName};
+
+pub use mask::{SERVER_NAME, find, mask};
 
 use super::proxy_header;
 
@@ -81,12 +85,25 @@ pub enum Foreign {
 #[derive(Debug)]
 pub struct ClientHello<'a> {
     pub version: Version,
-    /// The name that it wants to reach; as sent, so in any case.
-    pub name: Option<DnsName<'a>>,
+    pub name: Name<'a>,
+    /// Where in the message the type of the extension with a name is that is [`Name::Other`].
+    to_mask: Option<usize>,
     alpn: Option<&'a [u8]>,
     suites: &'a [u8],
     groups: &'a [u8],
     schemes: &'a [u8],
+}
+
+/// What a client wants to reach (RFC 6066 §3); as sent, so in any case.
+#[derive(Clone, Debug, Eq, PartialEq)]
+pub enum Name<'a> {
+    /// It does not say.
+    None,
+    Host(DnsName<'a>),
+    /// A literal address, which has no place here and counts as none.
+    Address(&'a [u8]),
+    /// What somebody typed into a field for a name: `host:port`, a blank behind it, UTF-8.
+    Other(&'a [u8]),
 }
 
 /// The kind of key in a certificate of ours.
@@ -106,6 +123,11 @@ const SCHEMES_PSS: &[u16] = &[0x0804, 0x0805, 0x0806];
 const SCHEMES_PKCS1: &[u16] = &[0x0401, 0x0501, 0x0601];
 
 impl<'a> ClientHello<'a> {
+    /// Where the hello has to be masked for rustls to take it.
+    pub fn to_mask(&self) -> Option<usize> {
+        self.to_mask
+    }
+
     /// The protocols that it offers by ALPN, in its order.
     pub fn alpn(&self) -> impl Iterator<Item = &'a [u8]> + use<'a> {
         let mut rest = Cursor(self.alpn.unwrap_or_default());
@@ -149,7 +171,8 @@ impl<'a> ClientHello<'a> {
         let _compression = hello.list_8()?;
         let mut parsed = Self {
             version: Version::of_legacy(legacy),
-            name: None,
+            name: Name::None,
+            to_mask: None,
             alpn: None,
             suites,
             groups: &[],
@@ -162,33 +185,41 @@ impl<'a> ClientHello<'a> {
         if !hello.0.is_empty() {
             return None;
         }
+        let mut is_taken = false;
         while !extensions.0.is_empty() {
+            let at = mask::MESSAGE + body.len() - extensions.0.len();
             let kind = extensions.number()?;
             let mut data = Cursor(extensions.list_16()?);
             match kind {
-                0 => parsed.name = name(Cursor(data.list_16()?))?,
+                0 => {
+                    parsed.name = name(Cursor(data.list_16()?))?;
+                    parsed.to_mask = matches!(parsed.name, Name::Other(_)).then_some(at);
+                }
                 10 => parsed.groups = data.list_16()?,
                 13 => parsed.schemes = data.list_16()?,
                 16 => parsed.alpn = Some(data.list_16()?),
                 43 => parsed.version = Version::highest(data.list_8()?),
+                mask::MASKED => is_taken = true,
                 _ => {}
             }
         }
+        parsed.to_mask = parsed.to_mask.filter(|_| !is_taken);
         Some(parsed)
     }
 }
 
-/// The first host name; a literal address counts as none (RFC 6066 §3). `None`: what rustls refuses.
-fn name(mut list: Cursor<'_>) -> Option<Option<DnsName<'_>>> {
+/// The first name. `None`: what rustls refuses, and nobody means.
+fn name(mut list: Cursor<'_>) -> Option<Name<'_>> {
     const HOST_NAME: u8 = 0;
     if list.byte()? != HOST_NAME {
         return None;
     }
-    match ServerName::try_from(list.list_16()?) {
-        Ok(ServerName::DnsName(name)) => Some(Some(name)),
-        Ok(_) => Some(None),
-        Err(_) => None,
-    }
+    let name = list.list_16()?;
+    Some(match ServerName::try_from(name) {
+        Ok(ServerName::DnsName(host)) => Name::Host(host),
+        Ok(_) => Name::Address(name),
+        Err(_) => Name::Other(name),
+    })
 }
 
 impl Version {

@@ -139,7 +139,7 @@ impl Running {
             let _ = timeout(ASKED, learn::first(&new, &backends.news)).await;
         }
         let serving = configured.as_ref().map_or(&old.tls, |(_, serving, _)| serving);
-        old.metrics.can_negotiate(&conn::tls::combinations(&serving.config.load()));
+        old.metrics.can_negotiate(&conn::tls::combinations(&serving.config.load().usual));
         let ctx = Arc::new(old.next(Arc::clone(serving), backends, limits, settings.timeouts));
         self.listeners.serve(&settings, sockets, &ctx).await;
         ctx.backends.replace(Some(&old.backends), &old.metrics);

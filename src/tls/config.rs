@@ -1,4 +1,4 @@
-//! The TLS settings around the certificates, as one `rustls::ServerConfig`.
+//! The TLS settings around the certificates, as `rustls::ServerConfig`.
 //!
 //! In: [`settings::Tls`], the files of ticket keys, client CAs and revocation lists that it names, and the certificates
 //! ([`super::names`]). Out: a configuration for new handshakes, and another one when clients are to be judged anew.
@@ -12,11 +12,13 @@ use std::time::SystemTime;
 
 use arc_swap::ArcSwap;
 use rustls::crypto::{CryptoProvider, aws_lc_rs};
+use rustls::server::danger::ClientCertVerifier;
 use rustls::server::{NoServerSessionStorage, ResolvesServerCert, WebPkiClientVerifier};
 use rustls::{ServerConfig, SupportedCipherSuite};
 
 use super::Error;
 use super::client_auth::{self, ClientAuth};
+use super::masked;
 use super::names::Names;
 use super::tickets::{self, Tickets};
 use crate::config::settings;
@@ -47,7 +49,7 @@ pub struct Reread {
 #[derive(Default)]
 pub struct Fresh {
     /// For new handshakes; `None`: the one in use has it already.
-    pub config: Option<Arc<ServerConfig>>,
+    pub config: Option<Arc<Configs>>,
     /// To be logged as warnings: keys that others may read, who will be refused, what expires.
     pub notice: Vec<String>,
     /// To be logged as errors.
@@ -56,9 +58,16 @@ pub struct Fresh {
     pub list_next_update: Option<i64>,
 }
 
+/// What a handshake goes by.
+pub struct Configs {
+    pub usual: Arc<ServerConfig>,
+    /// For a hello whose server name is masked.
+    pub masked: Arc<ServerConfig>,
+}
+
 /// What new handshakes go by.
 pub struct Serving {
-    pub config: ArcSwap<ServerConfig>,
+    pub config: ArcSwap<Configs>,
     /// Of the certificates that are served.
     pub names: Arc<Names>,
 }
@@ -67,6 +76,8 @@ pub struct Serving {
 pub struct Configured {
     settings: settings::Tls,
     provider: Arc<CryptoProvider>,
+    /// The same for hellos that are masked.
+    masked: Arc<CryptoProvider>,
     /// Kept, so that sessions resume in the next configuration.
     tickets: Option<Tickets>,
     client_auth: Option<ClientAuth>,
@@ -103,6 +114,7 @@ impl Configured {
         }
         let configured = Self {
             settings: settings.clone(),
+            masked: Arc::new(masked::provider(&provider)),
             provider,
             tickets,
             client_auth,
@@ -152,13 +164,22 @@ impl Configured {
         Ok(Fresh { config: Some(self.config()?), notice, problems, list_next_update: next_update })
     }
 
-    fn config(&self) -> Result<Arc<ServerConfig>, Error> {
-        let rules = self.client_auth.as_ref().map(|auth| &auth.rules);
-        let verifier = match rules {
-            Some(rules) => Arc::clone(&rules.verifier),
-            None => WebPkiClientVerifier::no_client_auth(),
-        };
-        let mut config = ServerConfig::builder_with_provider(Arc::clone(&self.provider))
+    fn config(&self) -> Result<Arc<Configs>, Error> {
+        let verifier = self.client_auth.as_ref().map(|auth| Arc::clone(&auth.rules.verifier));
+        let masked = verifier.clone().map(|usual| Arc::new(masked::Verifier(usual)) as _);
+        Ok(Arc::new(Configs {
+            usual: self.server_config(&self.provider, verifier)?,
+            masked: self.server_config(&self.masked, masked)?,
+        }))
+    }
+
+    fn server_config(
+        &self,
+        provider: &Arc<CryptoProvider>,
+        verifier: Option<Arc<dyn ClientCertVerifier>>,
+    ) -> Result<Arc<ServerConfig>, Error> {
+        let verifier = verifier.unwrap_or_else(WebPkiClientVerifier::no_client_auth);
+        let mut config = ServerConfig::builder_with_provider(Arc::clone(provider))
             .with_protocol_versions(self.settings.min_version.versions())?
             .with_client_cert_verifier(verifier)
             .with_cert_resolver(Arc::clone(&self.names) as Arc<dyn ResolvesServerCert>);
@@ -169,6 +190,7 @@ impl Configured {
         config.session_storage = Arc::new(NoServerSessionStorage {});
         match &self.tickets {
             Some(tickets) => {
+                let rules = self.client_auth.as_ref().map(|auth| &auth.rules);
                 let policy = rules.map_or_else(Default::default, |rules| rules.policy);
                 config.ticketer = tickets.sealer(policy);
                 config.send_tls13_tickets = TICKETS;

@@ -50,6 +50,8 @@ pub mod roots;
 
 pub mod backend;
 
+mod masked;
+
 pub mod config;
 
 pub mod watch;
@@ -60,7 +62,7 @@ mod check;
 
 pub use crate::text::chain;
 pub use check::{Finding, Severity, check};
-pub use config::{Configured, Part, Serving};
+pub use config::{Configs, Configured, Part, Serving};
 pub use store::{News, Store};
 
 use facts::DAY;

@@ -22,6 +22,16 @@ use super::certificate::Pair;
 use super::facts::{Facts, Name};
 use crate::config::settings::UnknownName;
 
+/// Whom a client asks for.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Asked<'a> {
+    /// Nobody, or an address, which is as good (RFC 6066 §3).
+    Nobody,
+    Host(&'a str),
+    /// Something that is no host's name, and so in no certificate.
+    NoHost,
+}
+
 /// How a client's server name was found: the label `match`.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
 #[strum(serialize_all = "snake_case")]
@@ -145,8 +155,12 @@ impl Names {
     }
 
     /// How the name that a client asks for is found, and whether it is served at all.
-    pub fn admit(&self, name: Option<&str>) -> (Match, bool) {
-        let (found, _) = self.current.load().find(name);
+    pub fn admit(&self, asked: Asked<'_>) -> (Match, bool) {
+        let found = match asked {
+            Asked::Nobody => self.current.load().find(None).0,
+            Asked::Host(name) => self.current.load().find(Some(name)).0,
+            Asked::NoHost => Match::Unknown,
+        };
         (found, found != Match::Unknown || self.unknown == UnknownName::Default)
     }
 }

@@ -9,13 +9,12 @@ use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use arc_swap::ArcSwap;
-use rustls::ServerConfig;
 use strum::VariantArray as _;
 use tokio::sync::Notify;
 use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
-use super::config::{Configured, Fresh, Part, Reread, Serving};
+use super::config::{Configs, Configured, Fresh, Part, Reread, Serving};
 use super::store::{News, Store};
 use super::watch::Watch;
 use super::{chain, facts, unix};
@@ -114,7 +113,7 @@ impl Keeper {
 fn take(
     Reread { part, result }: Reread,
     told: &mut HashMap<&'static str, String>,
-    serving: &ArcSwap<ServerConfig>,
+    serving: &ArcSwap<Configs>,
     metrics: &Metrics,
 ) {
     let (what, now) = (<&str>::from(part), unix(SystemTime::now()));

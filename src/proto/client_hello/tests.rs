@@ -23,7 +23,10 @@ struct Seen {
 impl From<&ClientHello<'_>> for Seen {
     fn from(hello: &ClientHello<'_>) -> Self {
         Self {
-            name: hello.name.as_ref().map(|name| name.as_ref().to_ascii_lowercase()),
+            name: match &hello.name {
+                Name::Host(name) => Some(name.as_ref().to_ascii_lowercase()),
+                _ => None,
+            },
             alpn: hello.alpn().map(<[u8]>::to_vec).collect(),
             suites: hello.suites().collect(),
             groups: hello.groups().collect(),
@@ -191,6 +194,95 @@ fn a_hello_is_the_same_however_it_is_cut() {
         let more = [&input[..], b"\x16\x03\x03\x00\x01\x00"].concat();
         assert_eq!(read(&more, []).0, whole.0);
     }
+}
+
+/// `message` with one more extension.
+fn with_extension(message: &[u8], kind: u16, data: &[u8]) -> Vec<u8> {
+    let mut hello = Cursor(&message[mask::MESSAGE + 2 + 32..]);
+    let _ = (hello.list_8(), hello.list_16(), hello.list_8());
+    let (front, old) = message.split_at(message.len() - hello.0.len());
+    let old = Cursor(old).list_16().expect("extensions");
+    let length = |bytes: &[u8]| u16::try_from(bytes.len()).expect("short").to_be_bytes();
+    let new = [old, &kind.to_be_bytes(), &length(data), data].concat();
+    let mut message = [front, &length(&new), &new].concat();
+    let body = u32::try_from(message.len() - mask::MESSAGE).expect("short").to_be_bytes();
+    message[1..mask::MESSAGE].copy_from_slice(&body[1..]);
+    message
+}
+
+/// A real hello that names the server so.
+fn naming(name: &[u8]) -> Vec<u8> {
+    let nameless = Offer { name: "192.0.2.7".to_owned(), ..Offer::default() };
+    let length = u16::try_from(name.len()).expect("short");
+    let list = [&(length + 3).to_be_bytes()[..], &[0], &length.to_be_bytes(), name].concat();
+    with_extension(&nameless.message().expect("a possible offer"), 0, &list)
+}
+
+/// What rustls is given in place of `message` in such records, and what `message` says.
+fn masked(message: &[u8], lengths: &[usize]) -> (Vec<u8>, Option<Seen>) {
+    let mut input = records(message, lengths);
+    let mut reader = Reader::default();
+    let Look::Hello(hello) = reader.look(&input) else { panic!("no hello") };
+    let (at, seen) = (hello.to_mask().expect("a name to be masked"), Seen::from(&hello));
+    mask(&mut input, at);
+    (input, Some(seen))
+}
+
+#[test]
+fn a_name_that_is_no_dns_name_is_masked_for_rustls_and_for_nobody_else() {
+    let long = b"mail".repeat(2_000);
+    for name in [
+        &b"mail.example.org:993"[..],
+        "m\u{fc}ller.example.org".as_bytes(),
+        b"[2001:db8::1]",
+        b"fe80::1%eth0",
+        b"mail.example.org ",
+        b"user@example.org",
+        b"-mail.example.org",
+        b"*.example.org",
+        b"mail..example.org",
+        b"\0\xff\r\n",
+        b"",
+        &long,
+    ] {
+        let message = naming(name);
+        assert_eq!(by_rustls(&records(&message, &[])), None, "so it is needed");
+        for lengths in [&[][..], &[1; 64], &[700, 1, 2]] {
+            let (input, seen) = masked(&message, lengths);
+            assert_eq!(by_rustls(&input), seen, "{}", name.escape_ascii());
+            let mut joined = Vec::new();
+            let mut rest = Cursor(&input);
+            while rest.take(3).is_some() {
+                joined.extend(rest.list_16().expect("a record"));
+            }
+            // The hash is that of the client's bytes, cut off as for a binder, or with more behind it.
+            let at = find(&joined).expect("it is masked");
+            assert_eq!(find(&joined[..at + 2]), Some(at));
+            assert_eq!(find(&joined[..at + 1]), None);
+            assert_eq!(find(&[&joined[..], b"\x0b\0\0\x01\0"].concat()), Some(at));
+            joined[at..at + 2].copy_from_slice(&SERVER_NAME);
+            assert_eq!(joined, message);
+            assert_eq!(find(&message), None);
+        }
+    }
+}
+
+#[test]
+fn what_rustls_takes_and_what_could_be_mistaken_is_not_masked() {
+    let is_masked = |message: &[u8]| {
+        let (input, mut reader) = (records(message, &[]), Reader::default());
+        match reader.look(&input) {
+            Look::Hello(hello) => hello.to_mask().is_some(),
+            _ => false,
+        }
+    };
+    for name in [&b"mail.example.org"[..], b"Mail_1.example.org.", b"localhost", b"192.0.2.1"] {
+        assert!(!is_masked(&naming(name)), "{}", name.escape_ascii());
+    }
+    let odd = naming(b"mail.example.org:993");
+    assert!(is_masked(&odd));
+    assert!(!is_masked(&with_extension(&odd, mask::MASKED, b"its own")));
+    assert!(!is_masked(&with_extension(&naming(b"a"), mask::MASKED, b"its own")));
 }
 
 #[test]
@@ -423,5 +515,6 @@ proptest! {
         let whole = read(&input, []).0;
         let bytewise = read(&input, 0..input.len()).0;
         prop_assert_eq!(whole, bytewise);
+        let _ = find(&input);
     }
 }

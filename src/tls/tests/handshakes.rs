@@ -41,12 +41,14 @@ fn names_are_found_exactly_or_by_one_whole_label() {
         (Some(""), Match::Unknown, false, "1.crt"),
     ];
     for (name, found, admitted, file) in table {
-        assert_eq!(store.names().admit(name), (found, admitted), "{name:?}");
+        let asked = name.map_or(names::Asked::Nobody, names::Asked::Host);
+        assert_eq!(store.names().admit(asked), (found, admitted), "{name:?}");
         if found != Match::Unknown {
             let served = name.map_or_else(|| store.look_up_default(), |name| store.look_up(name));
             assert_eq!(served.cert[0], leaf(file), "{name:?}");
         }
     }
+    assert_eq!(store.names().admit(names::Asked::NoHost), (Match::Unknown, false));
 }
 
 #[derive(Debug)]
@@ -135,7 +137,7 @@ fn alpn_takes_imap_or_no_list_and_refuses_a_foreign_one() {
 fn config(settings: &settings::Tls) -> Arc<ServerConfig> {
     let mut store = Store::new(settings);
     store.load(at(NOW)).unwrap();
-    Configured::new(settings, store.names(), None, at(NOW)).unwrap().1.config.load_full()
+    Configured::new(settings, store.names(), None, at(NOW)).unwrap().1.config.load().usual.clone()
 }
 
 #[test]
@@ -145,7 +147,7 @@ fn versions_group_and_tickets_are_as_promised() {
     let mut store = Store::new(&settings);
     store.load(at(NOW)).unwrap();
     let (_, serving, _) = Configured::new(&settings, store.names(), None, at(NOW)).unwrap();
-    let config = serving.config.load_full();
+    let config = serving.config.load().usual.clone();
     for (version, named) in [
         (&rustls::version::TLS13, ProtocolVersion::TLSv1_3),
         (&rustls::version::TLS12, ProtocolVersion::TLSv1_2),
