@@ -146,18 +146,19 @@ impl<'a> ClientHello<'a> {
         numbers(self.schemes)
     }
 
-    /// Whether its suites and signature schemes let it accept a certificate with such a key, in TLS 1.3 or 1.2.
+    /// Whether its suites and signature schemes let it accept a certificate with such a key. A client with
+    /// TLS 1.3 speaks that with us, also if it offers 1.2 beside it: then the suites of 1.2 are no use.
     /// `spoken`: whether a suite is one that we would take.
     pub fn takes(&self, key: Key, spoken: impl Fn(u16) -> bool) -> bool {
         let suite = |of: &[u16]| self.suites().any(|suite| of.contains(&suite) && spoken(suite));
         let scheme = |of: &[u16]| self.schemes().any(|scheme| of.contains(&scheme));
-        let in_13 = self.version == Version::Tls13 && suite(SUITES_13);
+        let is_13 = self.version == Version::Tls13;
         match key {
-            Key::Ecdsa => (in_13 || suite(SUITES_ECDSA)) && scheme(SCHEMES_ECDSA),
-            Key::Rsa => {
-                let in_12 = suite(SUITES_RSA);
-                ((in_13 || in_12) && scheme(SCHEMES_PSS)) || (in_12 && scheme(SCHEMES_PKCS1))
+            Key::Ecdsa => {
+                suite(if is_13 { SUITES_13 } else { SUITES_ECDSA }) && scheme(SCHEMES_ECDSA)
             }
+            Key::Rsa if is_13 => suite(SUITES_13) && scheme(SCHEMES_PSS),
+            Key::Rsa => suite(SUITES_RSA) && (scheme(SCHEMES_PSS) || scheme(SCHEMES_PKCS1)),
         }
     }
 

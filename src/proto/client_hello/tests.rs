@@ -383,7 +383,11 @@ fn the_key_that_would_have_worked_is_told() {
         (v13, &[0x1301], &[0x0403], true, false),
         (v13, &[0x1302], &[0x0804], false, true),
         (v13, &[0x1302], &[0x0401], false, false),
-        (v13, &[0x1303, 0xcca8], &[0x0401, 0x0503], true, true),
+        // It would get TLS 1.3, to which its suites and schemes of 1.2 are no use.
+        (v13, &[0x1303, 0xcca8], &[0x0401, 0x0503], true, false),
+        (v13, &[0xc02f, 0xc02b], &[0x0403, 0x0401, 0x0804], false, false),
+        (&[0x0304], &[0xc02f, 0xc030], &[0x0804, 0x0401], false, false),
+        (&[0x0304], &[0xc02b], &[0x0403], false, false),
     ] {
         let input = handmade(0x0303, Some(versions), suites, Some(schemes));
         let mut reader = Reader::default();
