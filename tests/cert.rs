@@ -6,7 +6,7 @@ use std::path::Path;
 use std::process::{Command, Output};
 
 use imaps_proxy::config::settings::{CertificateFiles, CertificateSource, Tls};
-use imaps_proxy::tls::{News, Store};
+use imaps_proxy::tls::{Finding, News, Severity, Store};
 use tempfile::TempDir;
 
 fn proxy(args: &[&str]) -> Output {
@@ -230,7 +230,12 @@ fn show_says_what_clients_would_complain_of() {
     let read = |file: &str| fs::read_to_string(at.join(file)).unwrap();
     fs::write(at.join("order.pem"), read("other.pem") + &read("bad.pem")).unwrap();
     let text = show(&at.join("order.pem"));
-    assert!(text.contains("out of order or holds a stranger"), "{text}");
+    for expected in [
+        "the certificates in the file are out of order; put the server's first",
+        "certificate 1 of the file (CN=other.example.org) issued none of the others: take it out",
+    ] {
+        assert!(text.contains(expected), "{expected}: {text}");
+    }
 }
 
 #[test]
@@ -289,4 +294,136 @@ fn a_short_rsa_key_is_refused_with_its_length() {
     let error = load(&weak).unwrap_err();
     assert!(error.contains("weak.key: RSA key of 1024 bits"), "{error}");
     assert!(imaps_proxy::tls::check(&weak).iter().any(|finding| finding.message.contains("1024")));
+}
+
+/// Keys are compared as keys, whatever is written around them; what is odd about the certificate is said.
+#[test]
+fn certificates_of_an_odd_form_serve_and_are_said_to_be_odd() {
+    let dir = TempDir::new().unwrap();
+    let at = dir.path();
+    let subject = ["-subj", "/CN=a.example", "-days", "90"];
+    let san = ["-addext", "subjectAltName=DNS:a.example"];
+    openssl(at, &["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "plain.key"]);
+    let named = ["ec", "-in", "plain.key", "-param_enc", "explicit", "-out", "explicit.key"];
+    openssl(at, &named);
+    openssl(at, &["ec", "-in", "plain.key", "-conv_form", "compressed", "-out", "point.key"]);
+    let own = |key: &str, cert: &str, more: &[&str]| {
+        let made = ["req", "-x509", "-key", key, "-out", cert];
+        openssl(at, &[&made[..], &subject, more].concat());
+    };
+    own("explicit.key", "explicit.pem", &san);
+    own("point.key", "point.pem", &san);
+    own(
+        "plain.key",
+        "critical.pem",
+        &[&san[..], &["-addext", "1.2.3.4=critical,ASN1:NULL"]].concat(),
+    );
+    // The oldest of all instructions: a request, signed by its own key.
+    openssl(at, &["req", "-new", "-key", "plain.key", "-subj", "/CN=a.example", "-out", "1.csr"]);
+    let sign = ["x509", "-req", "-in", "1.csr", "-signkey", "plain.key", "-out", "version1.pem"];
+    openssl(at, &[&sign[..], &["-days", "90"]].concat());
+    let trust = ["x509", "-in", "critical.pem", "-addtrust", "serverAuth", "-trustout"];
+    openssl(at, &[&trust[..], &["-out", "trusted.pem"]].concat());
+    // As a CA such a one may be meant not to count.
+    let cas = |file: &str| imaps_proxy::tls::certificate::read_cas(&at.join(file));
+    let error = cas("trusted.pem").expect_err("a list of what it is trusted for").to_string();
+    assert!(error.contains("holds a TRUSTED CERTIFICATE, not a CA certificate"), "{error}");
+    openssl(
+        at,
+        &["x509", "-in", "critical.pem", "-trustout", "-setalias", "x", "-out", "alias.pem"],
+    );
+    assert_eq!(cas("alias.pem").map(|cas| cas.facts.len()).map_err(|e| e.to_string()), Ok(1));
+    let mut checked = 0;
+    for (cert, said) in [
+        ("version1", "is X.509 version 1"),
+        ("explicit", "gives its curve by explicit parameters"),
+        ("point", ""),
+        ("critical", "has a critical extension (1.2.3.4) that clients do not know"),
+        ("trusted", "has a critical extension (1.2.3.4)"),
+    ] {
+        let path = at.join(format!("{cert}.pem"));
+        // In every form of one key, the file of which is plain.
+        for key in ["plain", "explicit", "point"] {
+            let settings = settings(&path, &at.join(format!("{key}.key")));
+            let news = load(&settings).unwrap_or_else(|error| panic!("{cert} {key}: {error}"));
+            assert_eq!(news.taken.len(), 1, "{cert} {key}");
+            assert!(news.notice.iter().any(|line| line.contains(said)), "{cert} {key}: {news:?}");
+            let found = imaps_proxy::tls::check(&settings);
+            let is_error = |finding: &Finding| finding.severity == Severity::Error;
+            assert!(!found.iter().any(is_error), "{cert} {key}: {found:?}");
+            checked += 1;
+        }
+    }
+    let shown = show(&at.join("version1.pem"));
+    assert!(
+        shown.contains("version      1 of X.509") && shown.contains("is X.509 version 1,"),
+        "{shown}"
+    );
+    assert_eq!(checked, 15);
+    openssl(at, &["ecparam", "-name", "prime256v1", "-genkey", "-noout", "-out", "other.key"]);
+    let error = load(&settings(&at.join("version1.pem"), &at.join("other.key"))).unwrap_err();
+    assert!(error.contains("does not belong to the certificate"), "{error}");
+}
+
+/// What an old CA has left in the file stops nothing, as long as the issuer is there.
+#[test]
+fn weak_certificates_that_no_client_needs_are_named_only() {
+    let dir = TempDir::new().unwrap();
+    let at = dir.path();
+    fs::write(at.join("ca.ext"), "basicConstraints=critical,CA:TRUE\n").unwrap();
+    fs::write(at.join("leaf.ext"), "subjectAltName=DNS:a.example\n").unwrap();
+    let key = |name: &str, bits: &str| {
+        openssl(at, &["genrsa", "-out", &format!("{name}.key"), bits]);
+        let (key, request) = (format!("{name}.key"), format!("{name}.csr"));
+        let subject = format!("/CN={name}");
+        openssl(at, &["req", "-new", "-key", &key, "-subj", &subject, "-out", &request]);
+    };
+    let sign = |name: &str, by: &str, extensions: &str, digest: &str, to: &str| {
+        let request = format!("{name}.csr");
+        let (ca, ca_key) = (format!("{by}.pem"), format!("{by}.key"));
+        let made = ["x509", "-req", "-in", &request, "-days", "90", "-extfile", extensions, digest];
+        let by = ["-CA", &ca, "-CAkey", &ca_key, "-CAcreateserial", "-out", to];
+        openssl(at, &[&made[..], &by].concat());
+    };
+    key("root", "2048");
+    let own = ["x509", "-req", "-in", "root.csr", "-signkey", "root.key", "-extfile", "ca.ext"];
+    openssl(at, &[&own[..], &["-out", "root.pem"]].concat());
+    for (name, bits) in [("mid", "2048"), ("old", "1024"), ("leaf", "2048")] {
+        key(name, bits);
+    }
+    sign("mid", "root", "ca.ext", "-sha256", "mid.pem");
+    sign("mid", "root", "ca.ext", "-sha1", "mid-sha1.pem");
+    sign("old", "root", "ca.ext", "-sha256", "old.pem");
+    sign("leaf", "mid", "leaf.ext", "-sha256", "leaf.pem");
+    sign("leaf", "mid", "leaf.ext", "-sha1", "leaf-sha1.pem");
+    sign("leaf", "old", "leaf.ext", "-sha256", "leaf-of-old.pem");
+    for (files, said) in [
+        (&["leaf", "mid"][..], ""),
+        (
+            &["leaf", "mid", "old"],
+            "certificate 3 of the file (CN=old) has a weak key (RSA 1024 bits)",
+        ),
+        (&["leaf", "mid-sha1", "mid"], "certificate 2 of the file (CN=mid) has a weak signature"),
+        (
+            &["leaf", "mid-sha1"],
+            "certificate 2 of the file has the name of the issuer (CN=mid) but has a weak",
+        ),
+        (
+            &["leaf-of-old", "old"],
+            "but has a weak key (RSA 1024 bits); put the right one in its place",
+        ),
+        (&["leaf-sha1", "mid"], "the certificate has a weak signature (RSA with SHA-1)"),
+    ] {
+        let read = |file: &&str| fs::read_to_string(at.join(format!("{file}.pem"))).unwrap();
+        let chain = at.join("chain.pem");
+        fs::write(&chain, files.iter().map(read).collect::<String>()).unwrap();
+        let settings = settings(&chain, &at.join("leaf.key"));
+        let news = load(&settings).unwrap_or_else(|error| panic!("{files:?}: {error}"));
+        assert!(news.problems.is_empty(), "{files:?}: {news:?}");
+        let found = imaps_proxy::tls::check(&settings);
+        assert_eq!(found.len(), usize::from(!said.is_empty()), "{files:?}: {found:?}");
+        let is_said =
+            |one: &Finding| one.severity == Severity::Warning && one.message.contains(said);
+        assert!(found.iter().all(is_said), "{files:?}: {found:?}");
+    }
 }

@@ -427,12 +427,14 @@ fn proxy_is_not_ready_while_the_default_certificate_has_expired() {
     let proxy = starting(&backend, &entries).start();
     wait_until("it has expired", || proxy.get("/readyz").0 == 503);
     assert!(proxy.get("/readyz").1.contains("certificate has expired"));
+    wait_until("that is logged", || proxy.text().contains("mail.pem: the certificate expired on"));
     // Who doesn't look is served.
     assert_eq!(openssl(proxy.imaps, &["-noservername"]), Ok(short.der));
     let (cert, key) = files(folder.path(), "mail");
     authority.issue(&[name]).write(&cert, &key);
     wait_until("it is ready again", || proxy.get("/readyz").0 == 200);
-    proxy.stop();
+    assert_eq!(proxy.text().matches("expired on").count(), 1, "{}", proxy.text());
+    stop(proxy);
 
     // And from the start.
     let expired = authority.issue_until(&[name], SystemTime::now() - Duration::from_hours(1));
@@ -442,6 +444,90 @@ fn proxy_is_not_ready_while_the_default_certificate_has_expired() {
     assert!(proxy.text().contains("expired on"), "{}", proxy.text());
     assert_eq!(openssl(proxy.imaps, &["-noservername"]), Ok(expired.der));
     stop(proxy);
+}
+
+#[test]
+fn proxy_is_not_ready_before_its_certificate_is_valid() {
+    let folder = TempDir::new().unwrap();
+    let authority = Authority::new();
+    let now = SystemTime::now();
+    let mut params = rcgen::CertificateParams::new(vec!["mail.example.org".to_owned()]).unwrap();
+    let epoch = rcgen::date_time_ymd(1970, 1, 1);
+    let since = |at: SystemTime| at.duration_since(SystemTime::UNIX_EPOCH).unwrap();
+    params.not_before = epoch + Duration::from_secs(since(now).as_secs() + 5);
+    params.not_after = epoch + since(days(30));
+    let early = authority.issue_with(params);
+    let backend = FakeBackend::plain();
+    let entry = entry(folder.path(), "mail", &early);
+    let proxy = starting(&backend, &[entry]).not_ready().start();
+    let (status, why) = proxy.get("/readyz");
+    assert!(status == 503 && why.contains("the certificate is not valid yet"), "{why}");
+    assert_eq!(openssl(proxy.imaps, &["-noservername"]), Ok(early.der));
+    wait_until("it is valid", || proxy.get("/readyz").0 == 200);
+    wait_until("that is logged", || proxy.text().contains("the certificate is valid now, until"));
+    let log = proxy.log();
+    let is_early = |line: &support::LogLine| line.message().contains("is not valid before");
+    let told: Vec<_> = log.iter().filter(|line| is_early(line)).map(|line| line.level()).collect();
+    assert_eq!(told, ["ERROR"], "{}", proxy.text());
+    stop(proxy);
+}
+
+/// As many CAs' chains were when a root of theirs ended: behind the intermediate comes the new root,
+/// signed by the old one, in a certificate that has expired. Clients know the new root.
+#[test]
+fn renewed_chain_with_what_no_client_needs_is_served_at_once() {
+    let folder = TempDir::new().unwrap();
+    let (old_root, new_root) = (Authority::named("Old Root"), Authority::named("New Root"));
+    let between = new_root.certify(&Authority::named("Between"), days(90));
+    let expired = SystemTime::now() - Duration::from_hours(24);
+    let cross = old_root.certify(&new_root, expired);
+    let name = "mail.example.org";
+    let old = between.issue_until(&[name], days(30));
+    let backend = FakeBackend::plain();
+    let proxy = starting(&backend, &[entry(folder.path(), "mail", &old)]).start();
+    assert_eq!(served(&proxy, &new_root, name).as_ref(), Ok(&old.der));
+    let new = between.issue_until(&[name], days(60));
+    let renewed = Issued { chain: new.chain.clone() + &cross.pem, ..new.clone() };
+    let (cert, key) = files(folder.path(), "mail");
+    renewed.write(&cert, &key);
+    wait_until_served(&proxy, &new_root, name, &new);
+    proxy.wait_for_metric(TAKEN, 1.0);
+    assert_eq!(proxy.metric(FAILED), 0.0);
+    let taken = proxy.log().into_iter().rfind(|line| line.message() == "serving certificate");
+    assert_eq!(taken.unwrap().field("sent"), "2", "without the one that has expired");
+    let named = "certificate 3 of the file (CN=New Root) expired on";
+    wait_until("that one is named", || proxy.text().contains(named));
+    proxy.stop();
+}
+
+/// With `dir` the renewed certificate often has another file name than the old one.
+#[test]
+fn renewed_certificate_beside_the_old_one_is_served_at_once() {
+    let folder = TempDir::new().unwrap();
+    let authority = Authority::new();
+    let name = "mail.example.org";
+    let write = |file: &str, issued: &Issued| {
+        let (cert, key) = files(folder.path(), file);
+        issued.write(&cert, &key);
+    };
+    let old = authority.issue_until(&[name], days(20));
+    write("2025", &old);
+    let backend = FakeBackend::plain();
+    let entry = format!("{{ dir: '{}' }}", folder.path().display());
+    let proxy = starting(&backend, std::slice::from_ref(&entry)).start();
+    assert_eq!(served(&proxy, &authority, name), Ok(old.der));
+    let new = authority.issue_until(&[name], days(80));
+    write("2026", &new);
+    wait_until_served(&proxy, &authority, name, &new);
+    let expiry = not_after(name, "served");
+    proxy.wait_for_metric(&expiry, new.not_after as f64);
+    let series = proxy.series();
+    let shown = series.keys().filter(|series| series.starts_with(NOT_AFTER)).count();
+    assert_eq!(shown, 2, "no series of what has been replaced: {series:#?}");
+    proxy.stop();
+    let proxy = starting(&backend, &[entry]).start();
+    assert_eq!(served(&proxy, &authority, name), Ok(new.der));
+    proxy.stop();
 }
 
 #[test]

@@ -353,7 +353,7 @@ fn certificates() {
         "error: a.pem: no such file; put the certificate there, or correct the path",
         "error: b.pem: no such file; put the private key there, or correct the path",
         "error: none: no such directory; make it, or correct the path",
-        "error: held/cut.pem: damaged PEM: a section has no -----END …----- line; copy the file again",
+        "error: held/cut.pem: damaged PEM: a section has no -----END …----- line (line 1); copy the file again",
     ] {
         assert!(lines.iter().any(|line| line == expected), "{expected}: {lines:#?}");
     }

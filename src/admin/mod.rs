@@ -2,8 +2,9 @@
 //!
 //! Invariant: no user and no client address ever appears in an answer.
 
+use std::ops::RangeInclusive;
 use std::sync::Arc;
-use std::sync::atomic::{AtomicBool, AtomicI64, Ordering};
+use std::sync::atomic::{AtomicBool, Ordering};
 use std::time::{SystemTime, UNIX_EPOCH};
 
 use arc_swap::ArcSwap;
@@ -21,8 +22,8 @@ pub mod ask;
 pub struct Readiness {
     listening: AtomicBool,
     draining: AtomicBool,
-    /// Unix seconds; `i64::MIN` as long as none is known.
-    certificate_not_after: AtomicI64,
+    /// When there is a valid certificate, unix seconds: in any of these times.
+    certificates: ArcSwap<Vec<RangeInclusive<i64>>>,
     backends: ArcSwap<Vec<BackendState>>,
 }
 
@@ -35,7 +36,7 @@ impl Default for Readiness {
         Self {
             listening: AtomicBool::new(false),
             draining: AtomicBool::new(false),
-            certificate_not_after: AtomicI64::new(i64::MIN),
+            certificates: ArcSwap::default(),
             backends: ArcSwap::default(),
         }
     }
@@ -47,9 +48,9 @@ impl Readiness {
         self.listening.store(open, Ordering::Relaxed);
     }
 
-    /// The last second (unix) of the certificate that is served.
-    pub fn set_certificate_not_after(&self, unix: i64) {
-        self.certificate_not_after.store(unix, Ordering::Relaxed);
+    /// When one of the certificates that clients get by default is valid, in unix seconds: in any of these times.
+    pub fn set_certificates(&self, lives: Vec<RangeInclusive<i64>>) {
+        self.certificates.store(Arc::new(lives));
     }
 
     /// These, which take sessions, are asked from now on; they change by themselves.
@@ -72,13 +73,14 @@ impl Readiness {
         if !self.listening.load(Ordering::Relaxed) {
             reasons.push("no listener is open".to_owned());
         }
-        let now = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
-        match self.certificate_not_after.load(Ordering::Relaxed) {
-            i64::MIN => reasons.push("no certificate is loaded".to_owned()),
-            end if i64::try_from(now).is_ok_and(|now| now > end) => {
-                reasons.push("the certificate has expired".to_owned());
-            }
-            _ => {}
+        let now = unix(now);
+        let lives = self.certificates.load();
+        if lives.is_empty() {
+            reasons.push("no certificate is loaded".to_owned());
+        } else if lives.iter().all(|life| now > *life.end()) {
+            reasons.push("the certificate has expired".to_owned());
+        } else if !lives.iter().any(|life| life.contains(&now)) {
+            reasons.push("the certificate is not valid yet, or the clock is wrong".to_owned());
         }
         let backends = self.backends.load();
         if !backends.iter().any(|(_, up)| up.load(Ordering::Relaxed)) {
@@ -90,6 +92,12 @@ impl Readiness {
         }
         if reasons.is_empty() { Ok(()) } else { Err(reasons) }
     }
+}
+
+/// Seconds since 1970.
+fn unix(now: SystemTime) -> i64 {
+    let since = now.duration_since(UNIX_EPOCH).map_or(0, |since| since.as_secs());
+    i64::try_from(since).unwrap_or(i64::MAX)
 }
 
 #[cfg(test)]
@@ -105,12 +113,16 @@ mod tests {
         ready.set_backends(vec![("a:143".into(), Arc::default()), ("b:143".into(), up.clone())]);
         assert_eq!(ready.check(now).unwrap_err().len(), 3);
         ready.set_listening(true);
-        ready.set_certificate_not_after(1000);
+        ready.set_certificates(vec![900..=950, 990..=1000]);
         assert_eq!(ready.check(now), Err(vec!["no backend is up: a:143, b:143".to_owned()]));
         up.store(true, Ordering::Relaxed);
         assert_eq!(ready.check(now), Ok(()));
         let later = now + Duration::from_secs(1);
         assert_eq!(ready.check(later), Err(vec!["the certificate has expired".to_owned()]));
+        for early in [899, 970] {
+            let told = ready.check(UNIX_EPOCH + Duration::from_secs(early)).unwrap_err();
+            assert!(told[0].contains("not valid yet") && told.len() == 1, "{early}: {told:?}");
+        }
         ready.set_draining();
         assert!(ready.check(now).unwrap_err()[0].starts_with("draining"));
     }

@@ -361,7 +361,8 @@ mod tests {
         ));
         running.readiness.set_listening(true);
         let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap().as_secs();
-        running.readiness.set_certificate_not_after(i64::try_from(now).unwrap() + 1000);
+        let now = i64::try_from(now).unwrap();
+        running.readiness.set_certificates(vec![now - 1000..=now + 1000]);
         running.readiness.set_backends(vec![("legacy:143".into(), Arc::new(true.into()))]);
         assert!(running.ask(&get("/readyz")).await.ends_with("\r\n\r\nready\n"));
         running.readiness.set_draining();

@@ -10,7 +10,7 @@ use std::time::{SystemTime, UNIX_EPOCH};
 
 use super::Error;
 use crate::tls::certificate;
-use crate::tls::complaints::complaints;
+use crate::tls::complaints::{complaints, leaf_first, of_unread};
 use crate::tls::facts::{self, Facts};
 use crate::tls::self_signed;
 
@@ -145,11 +145,18 @@ fn show(file: &Path, now: i64) -> Result<String, Error> {
             file.display()
         ));
     }
-    let certs = certificate::read_chain(file).map_err(Error::failed)?;
-    let chain = certificate::facts_of(&certs, file).map_err(Error::failed)?;
-    let mut out = String::new();
-    for (index, facts) in chain.iter().enumerate() {
-        let title = format!("{}, certificate {} of {}", file.display(), index + 1, chain.len());
+    let certificate::Certs { ders, unread } =
+        certificate::read_certs(file, certificate::What::Certificate).map_err(Error::failed)?;
+    let (mut chain, mut out) = (Vec::new(), String::new());
+    for facts in certificate::each_facts(&ders, file) {
+        match facts {
+            Ok(facts) => chain.push(facts),
+            Err(error) if chain.is_empty() => return Err(Error::failed(error)),
+            Err(error) => writeln!(out, "{error}\n").expect("a String takes everything"),
+        }
+    }
+    for facts in &chain {
+        let title = format!("{}, certificate {} of {}", file.display(), facts.position, ders.len());
         describe(&mut out, &title, facts, now).expect("a String takes everything");
     }
     if held.iter().any(is_key) {
@@ -170,7 +177,8 @@ fn show(file: &Path, now: i64) -> Result<String, Error> {
         });
         return Ok(out);
     }
-    let complaints = complaints(&chain, now);
+    let mut complaints = complaints(&leaf_first(chain), now);
+    complaints.extend(of_unread(&unread));
     if complaints.is_empty() {
         out.push_str("Mail clients that trust the issuer have nothing to complain of.\n");
     } else {
@@ -199,6 +207,9 @@ fn describe(out: &mut String, title: &str, facts: &Facts, now: i64) -> std::fmt:
     writeln!(out, "  key          {}", facts.key)?;
     writeln!(out, "  signature    {}", facts.signature)?;
     writeln!(out, "  serial       {}", facts.serial)?;
+    if facts.version < 3 {
+        writeln!(out, "  version      {} of X.509", facts.version)?;
+    }
     writeln!(out, "  SHA-256      {}", facts.fingerprint)?;
     writeln!(out, "  of its key   {}", facts::fingerprint(&facts.spki))?;
     writeln!(out, "  is a CA      {}", yes(facts.is_ca))?;

@@ -32,7 +32,7 @@ impl Roots {
     pub fn load(tls: &settings::Tls, ca: Option<&Path>) -> Result<Self, certificate::Error> {
         let mut store = roots::system();
         if let Some(ca) = ca {
-            store.add_parsable_certificates(certificate::read_cas(ca)?);
+            store.extend(certificate::read_cas(ca)?.whole()?.roots.roots);
         }
         let own = tls.self_signed.as_ref().map(|made| made.dir.join("ca.pem"));
         Ok(Self { store, own })
@@ -114,15 +114,10 @@ fn chain(
     section: &mut Section,
 ) {
     let leaf = &facts[0];
-    let about = |complaint: &&Complaint| {
-        !matches!(
-            complaint.kind,
-            Kind::Dates
-                | Kind::ExpiresSoon
-                | Kind::NoName
-                | Kind::Incomplete
-                | Kind::VouchesForItself
-        )
+    let about = |complaint: &&Complaint| match complaint.kind {
+        Kind::Dates | Kind::ExpiresSoon | Kind::NoName | Kind::VouchesForItself => false,
+        Kind::Incomplete => facts.len() > 1, // alone it is looked up below
+        _ => true,
     };
     if let Some(refused) =
         found.iter().filter(about).find(|complaint| complaint.grade == Grade::Refused)

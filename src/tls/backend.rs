@@ -8,9 +8,10 @@
 //! Sessions resume per server, only under the configuration that verified them: a changed CA file forgets them.
 //! Not here: the handshake (`backend::secure`), STARTTLS (`proto::imap::upgrade`).
 
+use std::collections::{BTreeMap, BTreeSet};
 use std::fmt;
 use std::net::IpAddr;
-use std::path::PathBuf;
+use std::path::Path;
 use std::sync::{Arc, Mutex};
 use std::time::{Duration, Instant, SystemTime};
 
@@ -38,8 +39,6 @@ const LOOK_AGAIN: Duration = Duration::from_secs(1);
 pub enum Error {
     #[error(transparent)]
     File(#[from] certificate::Error),
-    #[error("{}: certificate {position} cannot be used as a CA: {source}", path.display())]
-    UnusableCa { path: PathBuf, position: usize, source: rustls::Error },
     #[error(
         "the system trusts no CA, so no server's certificate would be good; install the package ca-certificates, or name a CA's file in backend.tls.ca"
     )]
@@ -78,6 +77,14 @@ pub fn connectors(
     kept: &[bool],
 ) -> Result<Vec<Option<Connector>>, Error> {
     let mut system = None;
+    let is_new = |at: &usize| !kept.get(*at).is_some_and(|kept| *kept);
+    let new = (0..backend.servers.len()).filter(is_new).map(|at| &backend.servers[at]);
+    for (path, cas) in ca_files(new) {
+        let (file, count) = (path.display().to_string(), cas.facts.len());
+        tracing::info!(file, count, "CAs of servers were read");
+        cas.problems.iter().for_each(|why| tracing::error!("{why}; it does not count"));
+        cas.notice.iter().for_each(|why| tracing::warn!("{why}"));
+    }
     let each = backend.servers.iter().enumerate().map(|(at, server)| match &server.tls {
         Some(tls) if !kept.get(at).is_some_and(|kept| *kept) => {
             if tls.trust == Trust::Insecure {
@@ -106,7 +113,7 @@ impl Connector {
         let name = ServerName::try_from(name.to_owned())
             .map_err(|_| Error::Name(settings.server_name.clone()))?;
         let stamp = settings.stamp();
-        let config = config(&settings.trust, system)?;
+        let config = config(&settings.trust, system, false)?;
         Ok(Self {
             settings: settings.clone(),
             name,
@@ -133,7 +140,7 @@ impl Connector {
         if looked.stamp != stamp {
             looked.stamp = stamp;
             let file = path.display().to_string();
-            match config(&self.settings.trust, &mut None) {
+            match config(&self.settings.trust, &mut None, true) {
                 Ok(config) => {
                     self.config.store(Arc::new(config));
                     tracing::info!(file, "the servers' CA has changed and is in use");
@@ -157,7 +164,12 @@ impl settings::ServerTls {
     }
 }
 
-fn config(trust: &Trust, system: &mut Option<Arc<RootCertStore>>) -> Result<ClientConfig, Error> {
+/// `whole`: a CA file of which a part can't be used is not to be used at all, for the old CAs are more.
+fn config(
+    trust: &Trust,
+    system: &mut Option<Arc<RootCertStore>>,
+    whole: bool,
+) -> Result<ClientConfig, Error> {
     let provider = Arc::new(provider::default_provider());
     let webpki = |roots| -> Result<_, Error> {
         let builder = WebPkiServerVerifier::builder_with_provider(roots, Arc::clone(&provider));
@@ -172,15 +184,9 @@ fn config(trust: &Trust, system: &mut Option<Arc<RootCertStore>>) -> Result<Clie
             webpki(Arc::clone(roots))?
         }
         Trust::Ca(path) => {
-            let mut roots = RootCertStore::empty();
-            for (index, ca) in certificate::read_cas(path)?.into_iter().enumerate() {
-                roots.add(ca).map_err(|source| Error::UnusableCa {
-                    path: path.clone(),
-                    position: index + 1,
-                    source,
-                })?;
-            }
-            webpki(Arc::new(roots))?
+            let cas = certificate::read_cas(path)?;
+            let cas = if whole { cas.whole()? } else { cas };
+            webpki(Arc::new(cas.roots))?
         }
         Trust::Fingerprint(sha256) => Judge::Pin(*sha256),
         Trust::Insecure => Judge::Nobody,
@@ -215,13 +221,36 @@ pub fn check(backend: &settings::Backend) -> Vec<Finding> {
             say(Severity::Warning, insecure(&server.address));
         }
         let Trust::Ca(path) = &tls.trust else { continue };
-        let cas = certificate::read_cas(path);
-        let facts = cas.and_then(|cas| certificate::facts_of(&cas, path)).unwrap_or_default();
-        for (ca, why) in facts.iter().filter_map(|ca| Some((ca, facts::dates(ca, now)?))) {
+        let Ok(cas) = certificate::read_cas(path) else { continue }; // said already
+        cas.problems.into_iter().for_each(|why| say(Severity::Error, why));
+        cas.notice.into_iter().for_each(|why| say(Severity::Warning, why));
+        for (ca, why) in cas.facts.iter().filter_map(|ca| Some((ca, facts::dates(ca, now)?))) {
             say(Severity::Warning, format!("{}: the CA {} {why}", path.display(), ca.subject));
         }
     }
     findings
+}
+
+/// What the CA files of servers hold, counted, a line for each.
+pub fn held(backend: &settings::Backend) -> Vec<String> {
+    let files = ca_files(&backend.servers).into_iter();
+    let counted = |cas: certificate::Cas| certificate::What::Ca.counted(cas.facts.len());
+    files.map(|(path, cas)| format!("{}: {}", path.display(), counted(cas))).collect()
+}
+
+/// The CA files of servers that can be read, each once: most servers share one.
+fn ca_files<'a>(
+    servers: impl IntoIterator<Item = &'a settings::Server>,
+) -> BTreeMap<&'a Path, certificate::Cas> {
+    let trust = servers.into_iter().filter_map(|server| Some(&server.tls.as_ref()?.trust));
+    let paths: BTreeSet<&Path> = trust
+        .filter_map(|trust| match trust {
+            Trust::Ca(path) => Some(path.as_path()),
+            _ => None,
+        })
+        .collect();
+    let read = |path| Some((path, certificate::read_cas(path).ok()?));
+    paths.into_iter().filter_map(read).collect()
 }
 
 /// The warning for a server whose certificate nobody looks at.
@@ -441,6 +470,26 @@ fn other_certificate(leaf: &CertificateDer<'_>) -> String {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn of_a_ca_file_that_is_damaged_the_rest_counts_at_a_start_only() {
+        let dir = tempfile::tempdir().unwrap();
+        let path = dir.path().join("ca.pem");
+        let pem = rcgen::generate_simple_self_signed(["a.example".to_owned()]).unwrap().cert.pem();
+        let trust = Trust::Ca(path.clone());
+        for (text, at_start, while_running) in [
+            (pem.clone(), true, true),
+            (pem.trim_end().to_owned() + &pem, true, true),
+            (pem.clone() + &pem[..100], true, false),
+            (pem[..100].to_owned(), false, false),
+        ] {
+            std::fs::write(&path, text).unwrap();
+            assert_eq!(config(&trust, &mut None, false).is_ok(), at_start);
+            assert_eq!(config(&trust, &mut None, true).is_ok(), while_running);
+        }
+        let error = config(&trust, &mut None, true).unwrap_err().to_string();
+        assert!(error.contains("ca.pem: damaged PEM: a section has no -----END"), "{error}");
+    }
 
     #[test]
     fn a_public_address_is_one_that_the_internet_reaches() {

@@ -1,12 +1,13 @@
 //! Reads certificates and keys from PEM files, and says in an operator's words what is wrong with them.
 //!
 //! In: paths from the configuration, in a directory, or of `cert show`. Out: DER for rustls, matched into a [`Pair`].
-//! Standard: RFC 7468.
+//! A pair needs one certificate that can be read and its key, wherever in the file the certificate
+//! stands. All else in the file is the issuers' and is judged in `complaints`: it stops nothing.
 //!
 //! Limits: a file over 1 MiB (a revocation list: 32 MiB) is refused unread. Invariant: what a key file holds is never part of a message,
 //! and its text is wiped from memory after it was parsed.
-//! Not here: what a certificate says (`facts`), which pair serves (`store`), and certificates that we make
-//! (`self_signed`).
+//! Not here: the form of the files (`pem`), what a certificate says (`facts`), which of the issuers
+//! are sent (`path`), which pair serves (`store`), and certificates that we make (`self_signed`).
 
 use std::fmt;
 use std::fs::{self, File, Metadata, OpenOptions};
@@ -16,13 +17,16 @@ use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use rustix::fs::OFlags;
+use rustls::RootCertStore;
 use rustls::crypto::aws_lc_rs;
 use rustls::sign::{CertifiedKey, SigningKey};
 use rustls_pki_types::pem::PemObject;
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer, PrivateKeyDer};
 use zeroize::Zeroizing;
 
-use super::facts::{Facts, MIN_RSA_BITS};
+use super::facts::{self, Facts, MIN_RSA_BITS};
+use super::path;
+use super::pem::{self, Fault, Kind, Section};
 
 /// A chain with its key is some kilobytes; a bundle of every public root is 220 KB.
 const MAX_FILE: u64 = 1 << 20;
@@ -69,6 +73,16 @@ pub enum Error {
     Damaged { path: PathBuf, why: String },
     #[error("{}: certificate {position} cannot be parsed: {why}; copy or issue it again", path.display())]
     NotX509 { path: PathBuf, position: usize, why: String },
+    #[error(
+        "{}: the private key gives its curve by explicit parameters, which hardly any client takes; write it anew with `openssl ec -in {} -param_enc named_curve -out new.key`, and have a certificate issued for that",
+        path.display(), path.display()
+    )]
+    ExplicitCurve { path: PathBuf },
+    /// Of several CAs: what is wrong with the first that can't be used.
+    #[error("{0}")]
+    Partly(String),
+    #[error("{}: certificate {position} cannot be used as a CA: {source}", path.display())]
+    UnusableCa { path: PathBuf, position: usize, source: rustls::Error },
     #[error("{}: the private key cannot be used: {why}; RSA from 2048 bits, ECDSA on P-256, P-384 or P-521, and Ed25519 can", path.display())]
     UnusableKey { path: PathBuf, why: String },
     #[error(
@@ -81,11 +95,14 @@ pub enum Error {
         key.display(), cert.display(), key.display(), cert.display()
     )]
     Mismatch { cert: PathBuf, key: PathBuf },
-    #[error(
-        "{}: certificate {position} is the server's, but it has to be the first; put it on top and its issuers below it in order",
-        path.display()
-    )]
-    LeafNotFirst { path: PathBuf, position: usize },
+}
+
+impl Error {
+    /// What is wrong with one certificate of several.
+    fn of_one(&self) -> Option<String> {
+        let Self::NotX509 { position, why, .. } = self else { return None };
+        Some(format!("certificate {position} cannot be parsed: {why}"))
+    }
 }
 
 /// What a file was expected to hold.
@@ -111,6 +128,13 @@ impl fmt::Display for What {
     }
 }
 
+impl What {
+    /// `2 CA certificates`.
+    pub fn counted(self, count: usize) -> String {
+        format!("{count} {self}{}", if count == 1 { "" } else { "s" })
+    }
+}
+
 /// A mix-up of the two files is the commonest mistake, so it is named.
 fn hint(what: What, found: &str) -> &'static str {
     match what {
@@ -125,9 +149,12 @@ fn hint(what: What, found: &str) -> &'static str {
 /// The chain and its key, matched, as rustls takes them.
 #[derive(Debug)]
 pub struct Pair {
+    /// With all that can be read of the file, the server's certificate first.
     pub certified: Arc<CertifiedKey>,
-    /// Of every certificate in the file, leaf first; never empty.
+    /// Of each of these; never empty.
     pub chain: Vec<Facts>,
+    /// What in the file can't be read.
+    pub unread: Unread,
 }
 
 impl Pair {
@@ -135,6 +162,32 @@ impl Pair {
     pub fn is_as(&self, other: &Pair) -> bool {
         self.certified.cert == other.certified.cert
     }
+
+    /// What clients are sent at `now` (unix seconds): in order, each certificate once, and nothing
+    /// that has expired where it leads from the server's certificate to no issuer.
+    pub fn sent(&self, now: i64) -> Arc<CertifiedKey> {
+        if path::is_tidy(&self.chain, now) {
+            return Arc::clone(&self.certified);
+        }
+        let chain = path::to_send(&self.chain, now).map(|facts| facts.der.clone()).collect();
+        Arc::new(CertifiedKey::new(chain, Arc::clone(&self.certified.key)))
+    }
+}
+
+/// What a file of certificates holds besides those that were read, in words.
+#[derive(Clone, Debug, Default, Eq, PartialEq)]
+pub struct Unread {
+    /// Meant to be certificates.
+    pub damaged: Vec<String>,
+    /// Sections of another kind, which may have been meant to be.
+    pub foreign: Vec<String>,
+}
+
+/// The certificates of a file, in its order; never empty.
+#[derive(Debug)]
+pub struct Certs {
+    pub ders: Vec<CertificateDer<'static>>,
+    pub unread: Unread,
 }
 
 /// Reads both files and matches them. Dates, names and the key file's mode are for [`super::complaints`] and
@@ -143,45 +196,98 @@ impl Pair {
 /// # Errors
 /// The first thing that stops the pair from serving at all.
 pub fn read_pair(cert: &Path, key: &Path) -> Result<Pair, Error> {
-    let chain = read_chain(cert)?;
-    let key_der = read_key(key)?;
-    pair(chain, &key_der, cert, key)
+    let certs = read_certs(cert, What::Certificate)?;
+    let keys = read_keys(key)?;
+    matched(certs, &keys, cert, key)
 }
 
 /// Matches a chain with its key; the paths are only for messages.
 ///
 /// # Errors
-/// A certificate that does not parse, a key that is weak, unusable or another's, a chain in wrong order.
+/// As [`matched`].
 pub fn pair(
     chain: Vec<CertificateDer<'static>>,
     key: &PrivateKeyDer<'static>,
     cert_path: &Path,
     key_path: &Path,
 ) -> Result<Pair, Error> {
-    let facts = facts_of(&chain, cert_path)?;
-    let signer = aws_lc_rs::sign::any_supported_type(key).map_err(|error| {
-        // The signing code only says that it will not take a short RSA key; the certificate says how short.
-        match facts.iter().find_map(Facts::weak_rsa) {
-            Some(bits) => Error::WeakRsa { path: key_path.to_owned(), bits },
-            None => Error::UnusableKey { path: key_path.to_owned(), why: plain(&error) },
-        }
-    })?;
-    if !belongs(&chain[0], &signer) {
-        if let Some(at) = chain.iter().position(|other| belongs(other, &signer)) {
-            return Err(Error::LeafNotFirst { path: cert_path.to_owned(), position: at + 1 });
-        }
-        return Err(Error::Mismatch { cert: cert_path.to_owned(), key: key_path.to_owned() });
-    }
-    if let Some(bits) = facts[0].weak_rsa() {
-        return Err(Error::WeakRsa { path: key_path.to_owned(), bits });
-    }
-    Ok(Pair { certified: Arc::new(CertifiedKey::new(chain, signer)), chain: facts })
+    let certs = Certs { ders: chain, unread: Unread::default() };
+    matched(certs, std::slice::from_ref(key), cert_path, key_path)
 }
 
-fn belongs(certificate: &CertificateDer<'static>, signer: &Arc<dyn SigningKey>) -> bool {
-    let candidate = CertifiedKey::new(vec![certificate.clone()], Arc::clone(signer));
-    // Every key type of our provider knows its public half, so "unknown" does not occur.
-    candidate.keys_match().is_ok()
+/// Finds the certificate to which one of the keys belongs; the paths are only for messages.
+///
+/// # Errors
+/// No certificate that can be read belongs to any of the keys; the key that does is weak or unusable.
+pub fn matched(
+    certs: Certs,
+    keys: &[PrivateKeyDer<'static>],
+    cert_path: &Path,
+    key_path: &Path,
+) -> Result<Pair, Error> {
+    let Certs { ders, mut unread } = certs;
+    let (mut chain, mut unparsed) = (Vec::new(), None);
+    for read in each_facts(&ders, cert_path) {
+        match read {
+            Ok(facts) => chain.push(facts),
+            Err(error) => {
+                unread.damaged.extend(error.of_one());
+                unparsed.get_or_insert(error);
+            }
+        }
+    }
+    let mut wrong = None;
+    for key in keys {
+        let signer = match signer(key, &chain, key_path) {
+            Ok(signer) => signer,
+            Err(error) => {
+                wrong.get_or_insert(error);
+                continue;
+            }
+        };
+        let Some(at) = position(&chain, &signer) else { continue };
+        let leaf = chain.remove(at);
+        if let Some(bits) = leaf.weak_rsa() {
+            return Err(Error::WeakRsa { path: key_path.to_owned(), bits });
+        }
+        chain.insert(0, leaf);
+        let ders = chain.iter().map(|facts| facts.der.clone()).collect();
+        let certified = Arc::new(CertifiedKey::new(ders, signer));
+        return Ok(Pair { certified, chain, unread });
+    }
+    // What can't be read may be what was looked for.
+    let damaged = unread.damaged.first().map(|why| damaged(why, cert_path));
+    Err(wrong.or(unparsed).or(damaged).unwrap_or_else(|| Error::Mismatch {
+        cert: cert_path.to_owned(),
+        key: key_path.to_owned(),
+    }))
+}
+
+/// Which certificate is the one of the key. Several are where an old one was left in the file.
+fn position(chain: &[Facts], signer: &Arc<dyn SigningKey>) -> Option<usize> {
+    let spki = signer.public_key()?;
+    let key = facts::key_of(spki.as_ref())?;
+    let its = (0..chain.len()).filter(|&at| chain[at].public.as_ref() == Some(&key));
+    // `max_by_key` takes the last of equals, and the first is wanted.
+    its.rev().max_by_key(|&at| (!chain[at].is_ca, chain[at].not_after))
+}
+
+/// What signs with the key. `chain` is only for the words.
+fn signer(
+    key: &PrivateKeyDer<'static>,
+    chain: &[Facts],
+    path: &Path,
+) -> Result<Arc<dyn SigningKey>, Error> {
+    aws_lc_rs::sign::any_supported_type(key).map_err(|error| {
+        // The signing code only says that it will not take a short RSA key; the certificate says how short.
+        if let Some(bits) = chain.iter().find_map(Facts::weak_rsa) {
+            return Error::WeakRsa { path: path.to_owned(), bits };
+        }
+        if chain.first().is_some_and(|leaf| leaf.is_on_explicit_curve()) {
+            return Error::ExplicitCurve { path: path.to_owned() };
+        }
+        Error::UnusableKey { path: path.to_owned(), why: plain(&error) }
+    })
 }
 
 fn plain(error: &rustls::Error) -> String {
@@ -191,42 +297,165 @@ fn plain(error: &rustls::Error) -> String {
     }
 }
 
-/// The certificates of a PEM file in the order of the file; never empty.
+/// The certificates of a PEM file in the order of the file, as far as they can be read; never empty.
 ///
 /// # Errors
 /// What the file is instead.
 pub fn read_chain(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    sections(&read(path, What::Certificate)?, path, What::Certificate)
+    Ok(read_certs(path, What::Certificate)?.ders)
 }
 
-/// The CA certificates of a PEM file; never empty.
+/// The certificates of a PEM file in the order of the file, and what in it can't be read.
 ///
 /// # Errors
 /// What the file is instead.
-pub fn read_cas(path: &Path) -> Result<Vec<CertificateDer<'static>>, Error> {
-    sections(&read(path, What::Ca)?, path, What::Ca)
+pub fn read_certs(path: &Path, what: What) -> Result<Certs, Error> {
+    certs_in(&read(path, what)?, path, what)
+}
+
+/// The same of a text; the path is only for messages.
+///
+/// # Errors
+/// What the text is instead.
+pub fn certs_in(text: &[u8], path: &Path, what: What) -> Result<Certs, Error> {
+    let (mut ders, mut unread) = (Vec::new(), Unread::default());
+    let sections = pem::sections(text);
+    for section in &sections {
+        let line = section.line;
+        match section.kind {
+            Kind::Certificate | Kind::TrustedCertificate => match section.decode() {
+                Ok(der) => match plain_certificate(der, section.kind, what) {
+                    Some(der) => ders.push(der),
+                    None => unread.foreign.push(format!(
+                        "a TRUSTED CERTIFICATE (line {line}) says what it is trusted for, which is not looked at here, so it does not count; `openssl x509 -in FILE -out PLAIN` writes it without"
+                    )),
+                },
+                Err(fault) => unread.damaged.push(in_line(fault, line)),
+            },
+            Kind::Other if !is_usual(section.label) => unread.foreign.push(format!(
+                "a section of the kind {} (line {line}) is not read; put certificates there as -----BEGIN CERTIFICATE-----",
+                label_in_words(section)
+            )),
+            _ => {}
+        }
+    }
+    match (ders.is_empty(), unread.damaged.first()) {
+        (false, _) => Ok(Certs { ders, unread }),
+        (true, Some(why)) => Err(damaged(why, path)),
+        (true, None) => Err(not_found(&sections, path, what)),
+    }
+}
+
+/// The certificate of a section. What OpenSSL says behind one of its trust counts for CAs only, and
+/// then for more than we read: `None`.
+fn plain_certificate(
+    der: CertificateDer<'static>,
+    kind: Kind,
+    what: What,
+) -> Option<CertificateDer<'static>> {
+    /// SEQUENCE OF purposes; the same, of those for which it is rejected.
+    const LISTS: [u8; 2] = [0x30, 0xa0];
+    let length = if kind == Kind::TrustedCertificate { facts::length(&der) } else { None };
+    let Some((certificate, rest)) = length.map(|length| der.split_at(length)) else {
+        return Some(der);
+    };
+    let says_more = rest.get(2).is_some_and(|first| LISTS.contains(first));
+    (what != What::Ca || !says_more).then(|| CertificateDer::from(certificate.to_vec()))
+}
+
+/// What often stands beside certificates and is none.
+fn is_usual(label: &[u8]) -> bool {
+    label.ends_with(b"PARAMETERS")
+        || label.ends_with(b"PUBLIC KEY")
+        || label.ends_with(b"PRIVATE KEY")
+        || label.ends_with(b"CERTIFICATE REQUEST")
+}
+
+/// The CAs of a file that can be used.
+#[derive(Debug)]
+pub struct Cas {
+    /// Never empty.
+    pub facts: Vec<Facts>,
+    pub roots: RootCertStore,
+    /// What is meant to be a CA in it and can't be used.
+    pub problems: Vec<String>,
+    /// What may be meant to be one.
+    pub notice: Vec<String>,
+}
+
+impl Cas {
+    /// All of them or none.
+    ///
+    /// # Errors
+    /// One of them can't be used.
+    pub fn whole(self) -> Result<Self, Error> {
+        match self.problems.first() {
+            Some(why) => Err(Error::Partly(why.clone())),
+            None => Ok(self),
+        }
+    }
+}
+
+/// The CAs of a PEM file. One that can't be used does not count, and keeps no other from counting.
+///
+/// # Errors
+/// What the file is instead; that none of them can be used.
+pub fn read_cas(path: &Path) -> Result<Cas, Error> {
+    let Certs { ders, unread } = read_certs(path, What::Ca)?;
+    let of_file = |why: &String| format!("{}: {why}", path.display());
+    let mut cas = Cas {
+        facts: Vec::new(),
+        roots: RootCertStore::empty(),
+        problems: unread.damaged.iter().map(of_file).collect(),
+        notice: unread.foreign.iter().map(of_file).collect(),
+    };
+    let mut first = None;
+    for read in each_facts(&ders, path) {
+        let used = read.and_then(|facts| match cas.roots.add(facts.der.clone()) {
+            Ok(()) => Ok(facts),
+            Err(source) => {
+                let (path, position) = (path.to_owned(), facts.position);
+                Err(Error::UnusableCa { path, position, source })
+            }
+        });
+        match used {
+            Ok(facts) => cas.facts.push(facts),
+            Err(error) => {
+                cas.problems.push(error.to_string());
+                first.get_or_insert(error);
+            }
+        }
+    }
+    match first {
+        Some(error) if cas.facts.is_empty() => Err(error),
+        _ => Ok(cas),
+    }
 }
 
 /// The revocation lists of a file, which is PEM, or DER as CAs publish it (RFC 5280 §4.2.1.13); never empty.
 ///
 /// # Errors
-/// What the file is instead.
+/// What the file is instead; a list that can't be read.
 pub fn read_lists(path: &Path) -> Result<Vec<CertificateRevocationListDer<'static>>, Error> {
     let bytes = read_bytes(path, What::RevocationList, MAX_LIST)?;
     if is_der(&bytes) {
         return Ok(vec![CertificateRevocationListDer::from(bytes.to_vec())]);
     }
-    sections(&bytes, path, What::RevocationList)
-}
-
-/// All sections of one kind in a PEM file; never empty.
-fn sections<T: PemObject>(text: &[u8], path: &Path, what: What) -> Result<Vec<T>, Error> {
-    let found: Vec<T> =
-        T::pem_slice_iter(text).collect::<Result<_, _>>().map_err(|error| damaged(&error, path))?;
+    let sections = pem::sections(&bytes);
+    let lists = sections.iter().filter(|section| section.kind == Kind::RevocationList);
+    let found: Vec<_> = lists.map(|list| decode(list, path)).collect::<Result<_, _>>()?;
     if found.is_empty() {
-        return Err(not_found(text, path, what));
+        return Err(not_found(&sections, path, What::RevocationList));
     }
     Ok(found)
+}
+
+fn decode<T: PemObject>(section: &Section<'_>, path: &Path) -> Result<T, Error> {
+    section.decode().map_err(|fault| damaged(&in_line(fault, section.line), path))
+}
+
+fn in_line(fault: Fault, line: usize) -> String {
+    format!("{fault} (line {line})")
 }
 
 /// [`Facts`] of every certificate of a chain.
@@ -234,15 +463,24 @@ fn sections<T: PemObject>(text: &[u8], path: &Path, what: What) -> Result<Vec<T>
 /// # Errors
 /// The one that does not parse.
 pub fn facts_of(chain: &[CertificateDer<'_>], path: &Path) -> Result<Vec<Facts>, Error> {
-    let each = chain.iter().enumerate();
-    each.map(|(index, der)| {
-        Facts::of(der).map_err(|why| Error::NotX509 {
-            path: path.to_owned(),
-            position: index + 1,
-            why,
-        })
+    each_facts(chain, path).collect()
+}
+
+/// The same, each on its own.
+pub fn each_facts(
+    chain: &[CertificateDer<'_>],
+    path: &Path,
+) -> impl Iterator<Item = Result<Facts, Error>> {
+    chain.iter().enumerate().map(|(index, der)| {
+        let position = index + 1;
+        match Facts::of(der) {
+            Ok(mut facts) => {
+                facts.position = position;
+                Ok(facts)
+            }
+            Err(why) => Err(Error::NotX509 { path: path.to_owned(), position, why }),
+        }
     })
-    .collect()
 }
 
 /// The first private key of a PEM file, which may also hold certificates.
@@ -250,52 +488,74 @@ pub fn facts_of(chain: &[CertificateDer<'_>], path: &Path) -> Result<Vec<Facts>,
 /// # Errors
 /// What the file is instead; an encrypted key is told apart.
 pub fn read_key(path: &Path) -> Result<PrivateKeyDer<'static>, Error> {
-    let text = read(path, What::Key)?;
-    // The old way to encrypt keeps the label of a plain key and says so in a header (RFC 1421 §4.6.1.1).
-    if contains(&text, b"ENCRYPTED PRIVATE KEY") || contains(&text, b"Proc-Type: 4,ENCRYPTED") {
-        return Err(Error::Encrypted { path: path.to_owned() });
+    Ok(read_keys(path)?.remove(0))
+}
+
+/// The private keys of a PEM file, which may also hold certificates; never empty. Several are there
+/// where an old one was left.
+///
+/// # Errors
+/// What the file is instead; an encrypted key is told apart.
+pub fn read_keys(path: &Path) -> Result<Vec<PrivateKeyDer<'static>>, Error> {
+    keys_in(&pem::sections(&read(path, What::Key)?), path)
+}
+
+fn keys_in(sections: &[Section<'_>], path: &Path) -> Result<Vec<PrivateKeyDer<'static>>, Error> {
+    let (mut keys, mut wrong) = (Vec::new(), None);
+    for section in sections {
+        match section.kind {
+            Kind::PrivateKey => match decode(section, path) {
+                Ok(key) => keys.push(key),
+                Err(error) => wrong = wrong.or(Some(error)),
+            },
+            Kind::EncryptedKey => {
+                wrong.get_or_insert(Error::Encrypted { path: path.to_owned() });
+            }
+            _ => {}
+        }
     }
-    match PrivateKeyDer::pem_slice_iter(&text).next() {
-        Some(section) => section.map_err(|error| damaged(&error, path)),
-        None => Err(not_found(&text, path, What::Key)),
+    if keys.is_empty() {
+        return Err(wrong.unwrap_or_else(|| not_found(sections, path, What::Key)));
     }
+    Ok(keys)
 }
 
 /// What a file in a directory of certificates holds; not both parts are empty.
 pub struct Held {
-    pub certs: Vec<CertificateDer<'static>>,
-    pub key: Option<PrivateKeyDer<'static>>,
+    pub certs: Option<Certs>,
+    pub keys: Vec<PrivateKeyDer<'static>>,
 }
 
 /// Reads a file of which only the content can tell what it is.
 ///
 /// # Errors
-/// As [`read_chain`] and [`read_key`], and if it holds neither.
+/// As [`read_certs`] and [`read_keys`], and if it holds neither.
 pub fn read_held(path: &Path) -> Result<Held, Error> {
     let text = read(path, What::Certificate)?;
-    let labels = labels(&text);
-    let has = |label: &str| labels.iter().any(|found| found == label);
-    let certs = if has("certificate") { read_chain(path)? } else { Vec::new() };
-    let key = match has("private key") || has("encrypted private key") {
-        true => Some(read_key(path)?),
+    let sections = pem::sections(&text);
+    let has = |kinds: [Kind; 2]| sections.iter().any(|section| kinds.contains(&section.kind));
+    let certs = match has([Kind::Certificate, Kind::TrustedCertificate]) {
+        true => Some(certs_in(&text, path, What::Certificate)?),
         false => None,
     };
-    if certs.is_empty() && key.is_none() {
-        return Err(not_found(&text, path, What::Certificate));
+    let keys = match has([Kind::PrivateKey, Kind::EncryptedKey]) {
+        true => keys_in(&sections, path)?,
+        false => Vec::new(),
+    };
+    if certs.is_none() && keys.is_empty() {
+        return Err(not_found(&sections, path, What::Certificate));
     }
-    Ok(Held { certs, key })
+    Ok(Held { certs, keys })
 }
 
-/// The SubjectPublicKeyInfo that belongs to a private key, DER.
+/// What the public half of a private key is compared by, as [`Facts::public`].
 ///
 /// # Errors
 /// The key cannot be used.
 pub fn public_half(key: &PrivateKeyDer<'static>, path: &Path) -> Result<Vec<u8>, Error> {
-    let unusable = |why: String| Error::UnusableKey { path: path.to_owned(), why };
-    let signer =
-        aws_lc_rs::sign::any_supported_type(key).map_err(|error| unusable(plain(&error)))?;
-    let public = signer.public_key().ok_or_else(|| unusable("no public half".to_owned()))?;
-    Ok(public.to_vec())
+    let public = signer(key, &[], path)?.public_key().and_then(|spki| facts::key_of(&spki));
+    let why = || "no public half".to_owned();
+    public.ok_or_else(|| Error::UnusableKey { path: path.to_owned(), why: why() })
 }
 
 /// What a PEM file of any kind holds, for `cert show`: its labels in words, in order.
@@ -304,11 +564,11 @@ pub fn public_half(key: &PrivateKeyDer<'static>, path: &Path) -> Result<Vec<u8>,
 /// The file cannot be read or is not PEM.
 pub fn contents(path: &Path) -> Result<Vec<String>, Error> {
     let text = read(path, What::Certificate)?;
-    let found = labels(&text);
-    if found.is_empty() {
-        return Err(not_found(&text, path, What::Certificate));
+    let sections = pem::sections(&text);
+    match sections.is_empty() {
+        true => Err(not_found(&sections, path, What::Certificate)),
+        false => Ok(sections.iter().map(label_in_words).collect()),
     }
-    Ok(found)
 }
 
 /// A file that has to be PEM.
@@ -326,7 +586,7 @@ fn read(path: &Path, what: What) -> Result<Zeroizing<Vec<u8>>, Error> {
 
 /// A SEQUENCE, and no PEM in it.
 fn is_der(bytes: &[u8]) -> bool {
-    bytes.first() == Some(&0x30) && labels(bytes).is_empty()
+    bytes.first() == Some(&0x30) && pem::sections(bytes).is_empty()
 }
 
 /// What stands in a file that `limit` bytes are enough for; it may be nothing.
@@ -367,23 +627,15 @@ fn open(path: &Path) -> io::Result<File> {
     OpenOptions::new().read(true).custom_flags(OFlags::NONBLOCK.bits().cast_signed()).open(path)
 }
 
-fn damaged(error: &rustls_pki_types::pem::Error, path: &Path) -> Error {
-    use rustls_pki_types::pem::Error as Pem;
-    // Not the error's own text: it may quote a line, and the line may be of a key.
-    let why = match error {
-        Pem::MissingSectionEnd { .. } => "a section has no -----END …----- line",
-        Pem::IllegalSectionStart { .. } => "a -----BEGIN …----- line is malformed",
-        Pem::Base64Decode(_) => "a section is not base64",
-        _ => "a section cannot be decoded",
-    };
+fn damaged(why: &str, path: &Path) -> Error {
     Error::Damaged { path: path.to_owned(), why: why.to_owned() }
 }
 
-fn not_found(text: &[u8], path: &Path, what: What) -> Error {
-    let found = labels(text);
-    if found.is_empty() {
+fn not_found(sections: &[Section<'_>], path: &Path, what: What) -> Error {
+    if sections.is_empty() {
         return Error::NotPem { path: path.to_owned(), what };
     }
+    let found: Vec<String> = sections.iter().map(label_in_words).collect();
     Error::Other { path: path.to_owned(), what, found: in_words(&found) }
 }
 
@@ -407,25 +659,19 @@ fn in_words(found: &[String]) -> String {
     words.join(" and ")
 }
 
-/// The sections of a PEM file, damaged or not, as people call them.
-fn labels(text: &[u8]) -> Vec<String> {
-    let lines = text.split(|&byte| byte == b'\n');
-    lines
-        .filter_map(|line| line.trim_ascii().strip_prefix(b"-----BEGIN ")?.strip_suffix(b"-----"))
-        .map(|label| match label {
-            b"CERTIFICATE" => "certificate".to_owned(),
-            b"CERTIFICATE REQUEST" | b"NEW CERTIFICATE REQUEST" => "certificate request".to_owned(),
-            b"PRIVATE KEY" | b"RSA PRIVATE KEY" | b"EC PRIVATE KEY" => "private key".to_owned(),
-            b"ENCRYPTED PRIVATE KEY" => "encrypted private key".to_owned(),
-            b"PUBLIC KEY" => "public key".to_owned(),
-            b"X509 CRL" => "revocation list".to_owned(),
-            other => String::from_utf8_lossy(other).chars().take(40).collect::<String>(),
-        })
-        .collect()
-}
-
-fn contains(text: &[u8], word: &[u8]) -> bool {
-    memchr::memmem::find(text, word).is_some()
+/// A section of a PEM file, damaged or not, as people call it.
+fn label_in_words(section: &Section<'_>) -> String {
+    match (section.kind, section.label) {
+        (Kind::Certificate, _) => "certificate".to_owned(),
+        (Kind::PrivateKey, _) => "private key".to_owned(),
+        (Kind::EncryptedKey, _) => "encrypted private key".to_owned(),
+        (Kind::RevocationList, _) => "revocation list".to_owned(),
+        (_, b"CERTIFICATE REQUEST" | b"NEW CERTIFICATE REQUEST") => {
+            "certificate request".to_owned()
+        }
+        (_, b"PUBLIC KEY") => "public key".to_owned(),
+        (_, label) => facts::printable(&String::from_utf8_lossy(label)).chars().take(40).collect(),
+    }
 }
 
 /// Permission bits of a file, symlinks followed; `None` if there is none.

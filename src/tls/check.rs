@@ -8,11 +8,11 @@ use std::time::SystemTime;
 
 use rustls::SupportedCipherSuite;
 
-use super::certificate::Pair;
-use super::complaints::{Complaint, Grade, complaints};
+use super::certificate::{Pair, What};
+use super::complaints::{Complaint, Grade, complaints, leaf_first, of_pair};
 use super::config::provider;
 use super::directory::Dir;
-use super::pairs::Source as _;
+use super::pairs::{Found, Source as _};
 use super::{acme, certificate, chain, client_auth, key_mode, self_signed, store, tickets, unix};
 use crate::config::settings::{self, CertificateFiles, CertificateSource, MinVersion};
 
@@ -79,39 +79,68 @@ pub(super) fn check_at(settings: &settings::Tls, now: i64) -> Vec<Finding> {
 }
 
 fn check_files(files: &CertificateFiles, now: i64, say: &mut impl FnMut(Severity, String)) {
-    let certs = certificate::read_chain(&files.cert);
-    let key = certificate::read_key(&files.key);
+    let certs = certificate::read_certs(&files.cert, What::Certificate);
+    let keys = certificate::read_keys(&files.key);
     // Both files are looked at on their own first, so that one mistake does not hide the other.
-    let facts = match &certs {
-        Ok(certs) => match certificate::facts_of(certs, &files.cert) {
-            Ok(facts) => facts,
-            Err(error) => {
-                say(Severity::Error, chain(&error));
-                Vec::new()
-            }
-        },
-        Err(error) => {
-            say(Severity::Error, chain(error));
-            Vec::new()
+    let errors = [certs.as_ref().err(), keys.as_ref().err()];
+    errors.into_iter().flatten().for_each(|error| say(Severity::Error, chain(error)));
+    if let Ok(certs) = certs {
+        let alone = certificate::each_facts(&certs.ders, &files.cert).flatten().collect();
+        let mut found = complaints(&leaf_first(alone), now);
+        match keys.map(|keys| certificate::matched(certs, &keys, &files.cert, &files.key)) {
+            Ok(Ok(pair)) => found = of_pair(&pair, now),
+            Ok(Err(error)) => say(Severity::Error, chain(&error)),
+            Err(_) => {}
         }
-    };
-    if let Err(error) = &key {
-        say(Severity::Error, chain(error));
-    }
-    if let (Ok(certs), Ok(key), false) = (certs, &key, facts.is_empty())
-        && let Err(error) = certificate::pair(certs, key, &files.cert, &files.key)
-    {
-        say(Severity::Error, chain(&error));
-        if matches!(error, certificate::Error::LeafNotFirst { .. }) {
-            return; // what a client would say of the wrong certificate misleads
+        for complaint in found {
+            say(severity(&complaint), format!("{}: {}", files.cert.display(), complaint.text));
         }
-    }
-    for complaint in complaints(&facts, now) {
-        say(severity(&complaint), format!("{}: {}", files.cert.display(), complaint.text));
     }
     if let Some((severity, text)) = key_mode(&files.key) {
         say(severity, text);
     }
+}
+
+/// What the files that the settings name hold, counted, a line for each: what is missing is seen by it.
+pub fn held(settings: &settings::Tls) -> Vec<String> {
+    let now = unix(SystemTime::now());
+    let mut lines = Vec::new();
+    let mut add = |path: &Path, text: String| lines.push(format!("{}: {text}", path.display()));
+    for source in &settings.certificates {
+        match source {
+            CertificateSource::Pair(CertificateFiles { cert, key }) => {
+                if let Ok(certs) = certificate::read_certs(cert, What::Certificate) {
+                    add(cert, What::Certificate.counted(certs.ders.len()));
+                }
+                if let Ok(keys) = certificate::read_keys(key) {
+                    add(key, What::Key.counted(keys.len()));
+                }
+            }
+            CertificateSource::Dir(dir) => {
+                for Found { id, key, pair, .. } in Dir::new(dir.clone()).look(now) {
+                    let (Ok(pair), Some(key)) = (pair, key) else { continue };
+                    let certs = What::Certificate.counted(pair.chain.len());
+                    add(&id, format!("{certs}, with the key in {}", key.display()));
+                }
+            }
+        }
+    }
+    if let Some(wanted) = &settings.client_auth {
+        if let Ok(cas) = certificate::read_cas(&wanted.ca) {
+            add(&wanted.ca, What::Ca.counted(cas.facts.len()));
+        }
+        if let Some((path, Ok(lists))) =
+            wanted.crl.as_ref().map(|p| (p, certificate::read_lists(p)))
+        {
+            add(path, What::RevocationList.counted(lists.len()));
+        }
+    }
+    if let Some(path) = settings.acme.as_ref().and_then(|acme| acme.ca.as_ref())
+        && let Ok(cas) = certificate::read_cas(path)
+    {
+        add(path, What::Ca.counted(cas.facts.len()));
+    }
+    lines
 }
 
 /// What was ordered before. That it can't be used is no reason not to start: another is ordered.
@@ -120,7 +149,7 @@ fn check_issued(acme: &settings::Acme, now: i64, say: &mut impl FnMut(Severity, 
         let shown = found.id.display();
         match &found.pair {
             Err(why) => say(Severity::Warning, format!("{why}; a new one will be ordered")),
-            Ok(pair) => complaints(&pair.chain, now).iter().for_each(|complaint| {
+            Ok(pair) => of_pair(pair, now).iter().for_each(|complaint| {
                 say(Severity::Warning, format!("{shown}: {}", complaint.text))
             }),
         }
@@ -135,12 +164,13 @@ fn check_dir(dir: &Path, now: i64, say: &mut impl FnMut(Severity, String)) {
         match &found.pair {
             Err(why) => say(Severity::Error, why.clone()),
             Ok(pair) => {
-                for complaint in complaints(&pair.chain, now) {
+                for complaint in of_pair(pair, now) {
                     let text = format!("{}: {}", found.id.display(), complaint.text);
                     say(severity(&complaint), text);
                 }
             }
         }
+        found.notice.into_iter().for_each(|notice| say(Severity::Warning, notice));
         if let Some((severity, text)) = found.key.as_deref().and_then(key_mode) {
             say(severity, text);
         }

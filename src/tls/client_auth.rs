@@ -23,14 +23,15 @@ use std::sync::Arc;
 use std::time::SystemTime;
 
 use aws_lc_rs::digest;
+use rustls::CertificateError;
 use rustls::crypto::CryptoProvider;
 use rustls::server::WebPkiClientVerifier;
 use rustls::server::danger::ClientCertVerifier;
-use rustls::{CertificateError, RootCertStore};
 use rustls_pki_types::{CertificateDer, CertificateRevocationListDer};
 use x509_parser::error::X509Error;
-use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate, X509Version};
+use x509_parser::prelude::{CertificateRevocationList, FromDer as _, X509Certificate};
 
+use super::aging::{Aging, Life, Said};
 use super::facts::{self, Facts};
 use super::pairs::Stamp;
 use super::tickets::Policy;
@@ -53,8 +54,6 @@ pub enum Error {
         path.display()
     )]
     SelfSigned { path: PathBuf, position: usize, subject: String },
-    #[error("{}: certificate {position} cannot be used as a CA: {source}", path.display())]
-    UnusableCa { path: PathBuf, position: usize, source: rustls::Error },
     #[error("{}: revocation list {position} cannot be parsed; fetch it again", path.display())]
     NotList { path: PathBuf, position: usize },
     #[error(
@@ -73,6 +72,8 @@ pub struct ClientAuth {
     settings: settings::ClientAuth,
     stamps: [Option<Stamp>; 2],
     pub rules: Rules,
+    /// What was said last of each of [`Rules::dated`].
+    aging: Vec<Aging>,
 }
 
 /// What one reading of the files came to.
@@ -83,10 +84,29 @@ pub struct Rules {
     pub policy: Policy,
     /// When the first of the revocation lists is due to be replaced, in unix seconds.
     pub next_update: Option<i64>,
-    /// To be logged as warnings: who will be refused for want of a list, what expires.
+    /// What the files hold: `FILE: 2 CA certificates`.
+    pub counted: Vec<String>,
+    /// To be logged as warnings: who will be refused for want of a list.
     pub notice: Vec<String>,
-    /// To be logged as errors.
+    /// To be logged as errors: CAs that can't be read, and do not count.
     pub problems: Vec<String>,
+    /// What has an end: CAs and revocation lists.
+    dated: Vec<Dated>,
+}
+
+/// Something of which there is more to say as time passes.
+#[derive(Clone, Debug)]
+struct Dated {
+    life: Life,
+    what: What,
+    /// File and name.
+    of: String,
+}
+
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum What {
+    Ca,
+    List,
 }
 
 impl ClientAuth {
@@ -95,11 +115,16 @@ impl ClientAuth {
     pub fn new(
         settings: settings::ClientAuth,
         provider: &Arc<CryptoProvider>,
-        now: SystemTime,
     ) -> Result<Self, Error> {
         let stamps = stamps(&settings);
-        let rules = read(&settings, provider, unix(now))?;
-        Ok(Self { settings, stamps, rules })
+        let rules = read(&settings, provider)?;
+        let aging = vec![Aging::default(); rules.dated.len()];
+        Ok(Self { settings, stamps, rules, aging })
+    }
+
+    /// What is to be said at `now` of CAs and lists that end, warnings and errors: each thing once.
+    pub fn aged(&mut self, now: SystemTime) -> (Vec<String>, Vec<String>) {
+        aged(&self.rules.dated, &mut self.aging, unix(now))
     }
 
     /// Whether a file has changed since it was read with success. Costs one `stat` a file.
@@ -110,11 +135,37 @@ impl ClientAuth {
     /// Reads the files again. After an error the old [`rules`](Self::rules) stay.
     ///
     /// # Errors
-    /// A file that is not what it should be.
-    pub fn load(&mut self, provider: &Arc<CryptoProvider>, now: SystemTime) -> Result<(), Error> {
-        *self = Self::new(self.settings.clone(), provider, now)?;
+    /// A file that is not what it should be, or of which only a part can be read: the clients of the
+    /// other part would be locked out.
+    pub fn load(&mut self, provider: &Arc<CryptoProvider>) -> Result<(), Error> {
+        let new = Self::new(self.settings.clone(), provider)?;
+        if let Some(why) = new.rules.problems.first() {
+            return Err(certificate::Error::Partly(why.clone()).into());
+        }
+        *self = new;
         Ok(())
     }
+}
+
+fn aged(dated: &[Dated], aging: &mut [Aging], now: i64) -> (Vec<String>, Vec<String>) {
+    let (mut notice, mut problems) = (Vec::new(), Vec::new());
+    for (Dated { life, what, of }, aging) in dated.iter().zip(aging) {
+        match (what, aging.on(*life, now)) {
+            (What::Ca, Some(Said::Problem(text))) => {
+                notice.push(format!("{of} {text}; clients are still judged by it"));
+            }
+            (What::Ca, Some(Said::Notice(text) | Said::Relief(text))) => {
+                notice.push(format!("{of} {text}"));
+            }
+            (What::List, Some(Said::Problem(_))) if now > life.not_after => problems.push(format!(
+                "{of} was to be replaced by {}; whoever was revoked since then gets in, fetch the new one",
+                facts::date(life.not_after)
+            )),
+            // A list is replaced on its last day.
+            (What::List, _) | (What::Ca, None) => {}
+        }
+    }
+    (notice, problems)
 }
 
 /// Everything that is wrong with the files that `settings` name.
@@ -124,10 +175,14 @@ pub fn check(
     now: i64,
     say: &mut impl FnMut(Severity, String),
 ) {
-    match read(settings, provider, now) {
+    match read(settings, provider) {
         Ok(rules) => {
-            rules.problems.into_iter().for_each(|text| say(Severity::Error, text));
-            rules.notice.into_iter().for_each(|text| say(Severity::Warning, text));
+            let mut aging = vec![Aging::default(); rules.dated.len()];
+            let (notice, problems) = aged(&rules.dated, &mut aging, now);
+            let problems = rules.problems.into_iter().chain(problems);
+            problems.for_each(|text| say(Severity::Error, text));
+            let notice = rules.notice.into_iter().chain(notice);
+            notice.for_each(|text| say(Severity::Warning, text));
         }
         Err(error) => {
             say(Severity::Error, chain(&error));
@@ -146,36 +201,29 @@ fn stamps(settings: &settings::ClientAuth) -> [Option<Stamp>; 2] {
     [Stamp::of(&settings.ca), settings.crl.as_deref().and_then(Stamp::of)]
 }
 
-fn read(
-    settings: &settings::ClientAuth,
-    provider: &Arc<CryptoProvider>,
-    now: i64,
-) -> Result<Rules, Error> {
-    let mut notice = Vec::new();
-    let cas = certificate::read_cas(&settings.ca)?;
-    let facts = certificate::facts_of(&cas, &settings.ca)?;
-    let mut roots = RootCertStore::empty();
-    for (index, (der, facts)) in cas.iter().zip(&facts).enumerate() {
-        let (path, position) = (settings.ca.clone(), index + 1);
-        // To webpki everything in the store is a CA, a client's own certificate too.
+fn read(settings: &settings::ClientAuth, provider: &Arc<CryptoProvider>) -> Result<Rules, Error> {
+    let certificate::Cas { facts, roots, problems, mut notice } =
+        certificate::read_cas(&settings.ca)?;
+    let path = settings.ca.display();
+    let mut counted = vec![format!("{path}: {}", certificate::What::Ca.counted(facts.len()))];
+    let mut dated = Vec::new();
+    for facts in &facts {
+        let (path, position) = (settings.ca.clone(), facts.position);
+        // To webpki everything in the store is a CA, a client's own certificate too. Before version 3
+        // no certificate could say whether it is a CA's.
         let own = facts.is_self_issued();
-        if !(facts.is_ca || own && is_old(der)) {
+        if !(facts.is_ca || own && facts.version < 3) {
             let subject = facts.subject.clone();
             return Err(match own {
                 true => Error::SelfSigned { path, position, subject },
                 false => Error::NotCa { path, position, subject },
             });
         }
-        if let Err(source) = roots.add(der.clone()) {
-            return Err(Error::UnusableCa { path, position, source });
-        }
-        if let Some(text) = facts::dates(facts, now) {
-            let (path, subject) = (path.display(), &facts.subject);
-            notice.push(format!("{path}: the CA {subject} {text}; clients are still judged by it"));
-        }
+        let of = format!("{}: the CA {}", path.display(), facts.subject);
+        dated.push(Dated { life: facts.life(), what: What::Ca, of });
     }
     let lists = match &settings.crl {
-        Some(crl) => Some(Lists::read(crl.clone(), settings, &cas, &facts, now)?),
+        Some(crl) => Some(Lists::read(crl.clone(), settings, &facts)?),
         None => None,
     };
     let mut builder =
@@ -183,46 +231,40 @@ fn read(
     if !settings.required {
         builder = builder.allow_unauthenticated();
     }
-    let policy = policy(settings.required, &cas, lists.as_ref().map(|lists| &*lists.ders));
-    let (mut next_update, mut problems) = (None, Vec::new());
+    let policy = policy(settings.required, &facts, lists.as_ref().map(|lists| &*lists.ders));
+    let mut next_update = None;
     let verifier = match lists {
         None => builder.build().map_err(Error::Verifier)?,
         Some(lists) => {
-            next_update = lists.next_update;
-            problems = lists.problems;
+            let count = certificate::What::RevocationList.counted(lists.ders.len());
+            counted.push(format!("{}: {count}", lists.path.display()));
+            next_update = lists.dated.iter().map(|list| list.life.not_after).min();
+            dated.extend(lists.dated);
             notice.extend(lists.notice);
             let unusable = |source| Error::UnusableList { path: lists.path, source };
             builder.with_crls(lists.ders).build().map_err(unusable)?
         }
     };
-    Ok(Rules { verifier, policy, next_update, notice, problems })
-}
-
-/// From before X.509 v3, when no certificate could say whether it is a CA's.
-fn is_old(der: &CertificateDer<'_>) -> bool {
-    X509Certificate::from_der(der).is_ok_and(|(_, parsed)| parsed.version() != X509Version::V3)
+    Ok(Rules { verifier, policy, next_update, counted, notice, problems, dated })
 }
 
 /// Revocation lists, each looked at on its own, since webpki would only find out with a client at the door.
 struct Lists {
     path: PathBuf,
     ders: Vec<CertificateRevocationListDer<'static>>,
-    next_update: Option<i64>,
+    /// Those that say when they are to be replaced.
+    dated: Vec<Dated>,
     notice: Vec<String>,
-    problems: Vec<String>,
 }
 
 impl Lists {
     fn read(
         path: PathBuf,
         settings: &settings::ClientAuth,
-        cas: &[CertificateDer<'_>],
         facts: &[Facts],
-        now: i64,
     ) -> Result<Self, Error> {
         let ders = certificate::read_lists(&path)?;
-        let mut found =
-            Self { path, ders, next_update: None, notice: Vec::new(), problems: Vec::new() };
+        let mut found = Self { path, ders, dated: Vec::new(), notice: Vec::new() };
         let mut covered = HashSet::new();
         for (index, der) in found.ders.iter().enumerate() {
             let (path, position) = (found.path.clone(), index + 1);
@@ -231,21 +273,16 @@ impl Lists {
             };
             let issuer = facts::printable(&list.issuer().to_string());
             let named = |ca: &Facts| ca.is_named(list.issuer().as_raw());
-            let by_name: Vec<_> = (0..cas.len()).filter(|&ca| named(&facts[ca])).collect();
-            if !by_name.is_empty() && by_name.iter().all(|&ca| disowns(&cas[ca], &list)) {
+            let by_name: Vec<_> = (0..facts.len()).filter(|&ca| named(&facts[ca])).collect();
+            if !by_name.is_empty() && by_name.iter().all(|&ca| disowns(&facts[ca], &list)) {
                 let ca = settings.ca.clone();
                 return Err(Error::ForeignList { path, position, issuer, ca });
             }
             covered.extend(by_name);
             let Some(next) = list.next_update().map(|time| time.timestamp()) else { continue };
-            found.next_update = Some(found.next_update.map_or(next, |first| first.min(next)));
-            if next < now {
-                found.problems.push(format!(
-                    "{}: the revocation list of {issuer} was to be replaced by {}; whoever was revoked since then gets in, fetch the new one",
-                    found.path.display(),
-                    facts::date(next)
-                ));
-            }
+            let life = Life { not_before: list.last_update().timestamp(), not_after: next };
+            let of = format!("{}: the revocation list of {issuer}", found.path.display());
+            found.dated.push(Dated { life, what: What::List, of });
         }
         for (_, ca) in facts.iter().enumerate().filter(|(index, _)| !covered.contains(index)) {
             found.notice.push(format!(
@@ -258,15 +295,20 @@ impl Lists {
     }
 }
 
-/// Whether the CA's key did not sign the list. An algorithm that is not known here is left to webpki.
-fn disowns(ca: &CertificateDer<'_>, list: &CertificateRevocationList<'_>) -> bool {
-    let Ok((_, ca)) = X509Certificate::from_der(ca) else { return false };
+/// Whether the CA's key did not sign the list. An algorithm or a length of key with which nothing is
+/// verified here is left to webpki.
+fn disowns(ca: &Facts, list: &CertificateRevocationList<'_>) -> bool {
+    let Ok((_, parsed)) = X509Certificate::from_der(&ca.der) else { return false };
+    let ca = match ca.weak_rsa() {
+        Some(_) => return false,
+        None => parsed,
+    };
     matches!(list.verify_signature(ca.public_key()), Err(X509Error::SignatureVerificationError))
 }
 
 fn policy(
     required: bool,
-    cas: &[CertificateDer<'_>],
+    cas: &[Facts],
     lists: Option<&[CertificateRevocationListDer<'_>]>,
 ) -> Policy {
     let mut context = digest::Context::new(&digest::SHA256);
@@ -276,7 +318,7 @@ fn policy(
     };
     add(if required { b"required" } else { b"optional" });
     add(&cas.len().to_be_bytes());
-    cas.iter().for_each(|der| add(der));
+    cas.iter().for_each(|ca| add(&ca.der));
     lists.iter().copied().flatten().for_each(|der| add(der));
     let mut policy = [0; 32];
     policy.copy_from_slice(context.finish().as_ref());

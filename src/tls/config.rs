@@ -50,6 +50,8 @@ pub struct Reread {
 pub struct Fresh {
     /// For new handshakes; `None`: the one in use has it already.
     pub config: Option<Arc<Configs>>,
+    /// What the files hold.
+    pub counted: Vec<String>,
     /// To be logged as warnings: keys that others may read, who will be refused, what expires.
     pub notice: Vec<String>,
     /// To be logged as errors.
@@ -70,6 +72,16 @@ pub struct Serving {
     pub config: ArcSwap<Configs>,
     /// Of the certificates that are served.
     pub names: Arc<Names>,
+}
+
+/// What there is to say of the files by which clients are judged.
+fn of_clients(auth: &mut ClientAuth, now: SystemTime) -> Fresh {
+    let (mut notice, mut problems) = auth.aged(now);
+    let client_auth::Rules { notice: more, problems: worse, next_update, counted, .. } =
+        auth.rules.clone();
+    notice.splice(0..0, more);
+    problems.splice(0..0, worse.into_iter().map(|why| format!("{why}; it does not count")));
+    Fresh { config: None, counted, notice, problems, list_next_update: next_update }
 }
 
 /// What stands around the certificates, from files that are read again.
@@ -101,17 +113,12 @@ impl Configured {
             Some(before) if before.settings.tickets == settings.tickets => before.tickets.clone(),
             _ => Tickets::new(&settings.tickets, now)?,
         };
-        let client_auth = match &settings.client_auth {
-            Some(wanted) => Some(ClientAuth::new(wanted.clone(), &provider, now)?),
+        let mut client_auth = match &settings.client_auth {
+            Some(wanted) => Some(ClientAuth::new(wanted.clone(), &provider)?),
             None => None,
         };
-        let mut fresh = Fresh::default();
+        let mut fresh = client_auth.as_mut().map(|auth| of_clients(auth, now)).unwrap_or_default();
         fresh.notice.extend(tickets.iter().flat_map(Tickets::notice));
-        if let Some(auth) = &client_auth {
-            fresh.notice.extend_from_slice(&auth.rules.notice);
-            fresh.problems.extend_from_slice(&auth.rules.problems);
-            fresh.list_next_update = auth.rules.next_update;
-        }
         let configured = Self {
             settings: settings.clone(),
             masked: Arc::new(masked::provider(&provider)),
@@ -159,9 +166,14 @@ impl Configured {
 
     fn reread_client_auth(&mut self, now: SystemTime) -> Result<Fresh, Error> {
         let Some(auth) = &mut self.client_auth else { return Ok(Fresh::default()) };
-        auth.load(&self.provider, now)?;
-        let client_auth::Rules { notice, problems, next_update, .. } = auth.rules.clone();
-        Ok(Fresh { config: Some(self.config()?), notice, problems, list_next_update: next_update })
+        auth.load(&self.provider)?;
+        let fresh = of_clients(auth, now);
+        Ok(Fresh { config: Some(self.config()?), ..fresh })
+    }
+
+    /// What time has brought of the files that are in use, warnings and errors.
+    pub fn aged(&mut self, now: SystemTime) -> (Vec<String>, Vec<String>) {
+        self.client_auth.as_mut().map(|auth| auth.aged(now)).unwrap_or_default()
     }
 
     fn config(&self) -> Result<Arc<Configs>, Error> {

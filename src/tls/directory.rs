@@ -3,21 +3,28 @@
 //! In: the path of a directory. Out: pairs, as of any [`Source`]. A key belongs to the certificate with its public half,
 //! whatever the two files are called. Looked at are directories, and files that end in .pem, .crt, .cer, .cert or .key;
 //! links are followed, and nothing hidden is seen: so of a Kubernetes volume the names are seen and not the
-//! `..data` behind them. Beside a `fullchain` file no other one is taken for a chain (certbot's cert.pem and chain.pem).
+//! `..data` behind them. Beside a `fullchain` file no other one is taken for a chain (certbot's cert.pem and chain.pem),
+//! and beside certbot's `live` its `archive` is not looked at.
+//! A renewed certificate may lie beside the old one: of those for the same names with the same kind of
+//! key the longest-lasting is found, by the rule by which one file takes the place of another
+//! ([`worse`]).
 //! Limits: [`MAX_DEPTH`] levels and [`MAX_ENTRIES`] entries.
 
-use std::collections::{BTreeMap, BTreeSet};
+use std::borrow::Cow;
+use std::collections::{BTreeMap, BTreeSet, HashMap};
 use std::fs;
 use std::io;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
-use rustls_pki_types::{CertificateDer, PrivateKeyDer};
+use rustls_pki_types::PrivateKeyDer;
 
-use super::certificate::{self, Held};
+use super::certificate::{self, Certs, Held};
 use super::chain;
+use super::complaints::{is_refused, worse};
 use super::facts::Facts;
+use super::names::{covers, covers_names, server_names};
 use super::pairs::{Found, Seen, Source, failed, is_there, stamps};
 
 const MAX_DEPTH: usize = 8;
@@ -53,6 +60,10 @@ impl Source for Dir {
             self.watched.extend(files);
         }
         self.seen = seen;
+        let mut all = without_superseded(all, now);
+        if let Some(first) = all.first_mut() {
+            first.notice.extend(walk.notice);
+        }
         if all.is_empty() {
             let text = format!(
                 "{}: holds no certificate with its key; put both there as files that end in .pem, .crt or .key",
@@ -84,6 +95,8 @@ struct Walk {
     /// Directories, and the files in them that may hold a certificate or a key; both in order.
     files: BTreeMap<PathBuf, Vec<PathBuf>>,
     trouble: Vec<Found>,
+    /// What was left out.
+    notice: Vec<String>,
     /// By device and inode: a link may lead back.
     entered: BTreeSet<(u64, u64)>,
     entries: usize,
@@ -119,8 +132,17 @@ impl Walk {
         }
         let mut paths: Vec<PathBuf> = entries.iter().map(fs::DirEntry::path).collect();
         paths.sort();
+        let is_certbots = ["archive", "live"].iter().all(|name| dir.join(name).is_dir());
         let mut files = Vec::new();
         for path in paths {
+            if is_certbots && path.file_name().is_some_and(|name| name == "archive") {
+                self.notice.push(format!(
+                    "{}: is certbot's archive of old certificates and left out; the current ones are in {}, the directory to name",
+                    path.display(),
+                    dir.join("live").display()
+                ));
+                continue;
+            }
             let name = path.file_name().unwrap_or_default().to_string_lossy();
             if name.starts_with('.') {
                 continue;
@@ -157,33 +179,47 @@ fn has_extension(path: &Path, extensions: &[&str]) -> bool {
         .is_some_and(|found| extensions.iter().any(|one| found.eq_ignore_ascii_case(one)))
 }
 
-/// One certificate of a directory: the longest of the chains that begin with it.
+/// A file with certificates.
 struct Chain {
     path: PathBuf,
-    certs: Vec<CertificateDer<'static>>,
+    certs: Certs,
     facts: Vec<Facts>,
+}
+
+/// Keys by what they are compared by, with their files.
+type Keys = BTreeMap<Vec<u8>, (PathBuf, PrivateKeyDer<'static>)>;
+
+impl Chain {
+    /// The server's certificate and where its key is: the first of which one is there.
+    fn leaf<'a>(&self, keys: &'a Keys) -> Option<(&Facts, &'a (PathBuf, PrivateKeyDer<'static>))> {
+        let mut its = self.facts.iter().filter_map(|facts| {
+            let key = keys.get(facts.public.as_ref()?)?;
+            Some((facts, key))
+        });
+        its.next()
+    }
 }
 
 /// Certificates and keys of one directory, matched.
 fn pair_up(files: &[PathBuf]) -> Vec<Found> {
-    let is_full =
-        |path: &Path| path.file_stem().is_some_and(|stem| stem.eq_ignore_ascii_case("fullchain"));
-    let only_full = files.iter().any(|path| is_full(path));
-    let (mut chains, mut keys, mut wrong) = (Vec::<Chain>::new(), BTreeMap::new(), Vec::new());
+    let only_full = files.iter().any(|path| full_chain(path).is_some());
+    let (mut chains, mut keys, mut wrong) = (Vec::<Chain>::new(), Keys::new(), Vec::new());
     for path in files {
         let looks_like_key = has_extension(path, &["key"])
             || path.file_stem().is_some_and(|stem| stem.to_string_lossy().contains("key"));
-        if only_full && !is_full(path) && !looks_like_key {
+        if only_full && full_chain(path).is_none() && !looks_like_key {
             continue;
         }
         match read(path) {
-            Ok((certs, facts, key)) => {
-                if let Some((spki, key)) = key {
-                    keys.entry(spki).or_insert_with(|| (path.clone(), key));
+            Ok((certs, own)) => {
+                for (public, key) in own {
+                    keys.entry(public).or_insert_with(|| (path.clone(), key));
                 }
-                if !facts.is_empty() {
-                    chains.push(Chain { path: path.clone(), certs, facts });
-                }
+                chains.extend(certs.map(|(certs, facts)| Chain {
+                    path: path.clone(),
+                    certs,
+                    facts,
+                }));
             }
             // Neither certificate nor key: parameters, a request, a note.
             Err(certificate::Error::Other { .. } | certificate::Error::NotPem { .. })
@@ -191,50 +227,165 @@ fn pair_up(files: &[PathBuf]) -> Vec<Found> {
             Err(error) => wrong.push((path, looks_like_key, chain(&error))),
         }
     }
-    chains.sort_by_key(|chain| std::cmp::Reverse(chain.certs.len())); // stable: then by path
+    // Of the files with one certificate the longest.
+    chains.sort_by_key(|chain| std::cmp::Reverse(chain.facts.len())); // stable: then by path
     let mut taken = BTreeSet::new();
-    chains.retain(|chain| taken.insert(chain.facts[0].fingerprint.clone()));
+    chains.retain(|chain| {
+        let leaf = chain.leaf(&keys).map_or(chain.facts.first(), |(leaf, _)| Some(leaf));
+        leaf.is_none_or(|leaf| taken.insert(leaf.fingerprint.clone()))
+    });
     chains.sort_by(|a, b| a.path.cmp(&b.path));
 
     let mut found = Vec::new();
     let mut lonely = false;
-    for Chain { path, certs, facts } in chains {
-        let end = facts[0].not_after;
-        let Some((key_path, key)) = keys.get(&facts[0].spki) else {
-            if facts[0].is_ca {
+    for one in chains {
+        let Some((leaf, (key_path, key))) = one.leaf(&keys) else {
+            if one.facts.iter().all(|facts| facts.is_ca) {
                 continue; // a root or an intermediate that lies about
             }
             lonely = true;
+            let path = &one.path;
             let mut text = format!(
                 "{}: no private key beside it belongs to this certificate; put it there, or wait until both are written",
                 path.display()
             );
             let of_keys = wrong.iter().filter(|(_, is_key, _)| *is_key);
             text.extend(of_keys.map(|(_, _, why)| format!("; {why}")));
-            found.push(Found { not_after: Some(end), ..failed(&path, text) });
+            let end = one.facts.first().map(|leaf| leaf.not_after);
+            found.push(Found { not_after: end, ..failed(path, text) });
             continue;
         };
-        let pair = certificate::pair(certs, key, &path, key_path);
+        let end = leaf.not_after;
+        let Chain { path, certs, .. } = one;
+        let pair = certificate::matched(certs, std::slice::from_ref(key), &path, key_path);
         let pair = pair.map(Arc::new).map_err(|error| chain(&error));
+        let end = pair.as_ref().map_or(end, |pair| pair.chain[0].not_after);
         let key = Some(key_path.clone());
-        found.push(Found { key, pair, not_after: Some(end), ..failed(&path, String::new()) });
+        let notice = if full_chain(&path) == Some(Full::Archived) {
+            vec![in_archive(&path)]
+        } else {
+            vec![]
+        };
+        let not_after = Some(end);
+        found.push(Found { key, pair, not_after, notice, ..failed(&path, String::new()) });
     }
     let of_chains = wrong.into_iter().filter(|(_, is_key, _)| !(lonely && *is_key));
     found.extend(of_chains.map(|(path, _, why)| failed(path, why)));
     found
 }
 
-type Parts = (Vec<CertificateDer<'static>>, Vec<Facts>, Option<(Vec<u8>, PrivateKeyDer<'static>)>);
+/// Whether a file has the name of a chain beside which others do not count.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+enum Full {
+    Current,
+    /// `fullchain3`, as certbot numbers them.
+    Archived,
+}
 
-/// What a file holds: certificates, a key with its public half, or both.
+fn full_chain(path: &Path) -> Option<Full> {
+    let stem = path.file_stem()?.to_string_lossy().to_ascii_lowercase();
+    match stem.strip_prefix("fullchain")? {
+        "" => Some(Full::Current),
+        number if number.bytes().all(|byte| byte.is_ascii_digit()) => Some(Full::Archived),
+        _ => None,
+    }
+}
+
+fn in_archive(path: &Path) -> String {
+    format!(
+        "{}: lies in certbot's archive, which keeps every certificate that ever was; name certbot's directory `live` instead",
+        path.display()
+    )
+}
+
+/// What a file holds: certificates with what they say, and keys by their public halves.
+type Parts = (Option<(Certs, Vec<Facts>)>, Vec<(Vec<u8>, PrivateKeyDer<'static>)>);
+
 fn read(path: &Path) -> Result<Parts, certificate::Error> {
-    let Held { certs, key } = certificate::read_held(path)?;
-    let facts = certificate::facts_of(&certs, path)?;
-    let key = match key {
-        Some(key) => Some((certificate::public_half(&key, path)?, key)),
+    let Held { certs, keys } = certificate::read_held(path)?;
+    let certs = match certs {
         None => None,
+        Some(certs) => {
+            let mut each: Vec<_> = certificate::each_facts(&certs.ders, path).collect();
+            if each.iter().all(Result::is_err)
+                && let Some(Err(error)) = each.pop()
+            {
+                return Err(error);
+            }
+            Some((certs, each.into_iter().flatten().collect()))
+        }
     };
-    Ok((certs, facts, key))
+    let with_public = |key| Ok((certificate::public_half(&key, path)?, key));
+    Ok((certs, keys.into_iter().map(with_public).collect::<Result<_, certificate::Error>>()?))
+}
+
+/// Leaves out what a certificate that lasts longer takes the place of, and does not let one take a place in
+/// which it would be worse. For every name something is left: what goes is covered by what stays.
+fn without_superseded(mut found: Vec<Found>, now: i64) -> Vec<Found> {
+    let end = |one: &Found| one.pair.as_ref().map(|pair| pair.chain[0].not_after).ok();
+    let mut by_end: Vec<usize> = (0..found.len()).filter(|&at| found[at].pair.is_ok()).collect();
+    by_end.sort_by_key(|&at| end(&found[at])); // stable: then by path
+    // Those that serve so far, by name; for each what it has taken the place of; and what may not serve.
+    let mut kept = HashMap::<String, BTreeSet<usize>>::new();
+    let mut replaced = BTreeMap::<usize, Vec<usize>>::new();
+    let mut barred = BTreeMap::<usize, String>::new();
+    for at in by_end {
+        let Ok(pair) = &found[at].pair else { continue };
+        let names: Vec<String> = server_names(&pair.chain[0]).map(Cow::into_owned).collect();
+        let (mut old, mut better) = (BTreeSet::new(), None);
+        for &other in names.iter().filter_map(|name| kept.get(name)).flatten() {
+            let Ok(shorter) = &found[other].pair else { continue };
+            if end(&found[other]) == end(&found[at]) || !covers(pair, shorter) {
+                continue;
+            }
+            match worse(shorter, pair, now) {
+                None => {
+                    old.insert(other);
+                }
+                Some(worse) if covers_names(shorter, pair) && !is_refused(shorter, now) => {
+                    better = Some((other, worse.why));
+                }
+                Some(_) => {}
+            }
+        }
+        if let Some((other, why)) = better {
+            let text = format!(
+                "{}: {why}; {} beside it is served until its end, remove that one if this one is meant",
+                found[at].id.display(),
+                found[other].id.display()
+            );
+            barred.insert(at, text);
+            continue;
+        }
+        for other in old {
+            for name in &names {
+                kept.entry(name.clone()).or_default().remove(&other);
+            }
+            let before = replaced.remove(&other).unwrap_or_default();
+            replaced.entry(at).or_default().extend([before, vec![other]].concat());
+        }
+        for name in names {
+            kept.entry(name).or_default().insert(at);
+        }
+    }
+    let gone: BTreeSet<usize> = replaced.values().flatten().copied().collect();
+    for (at, old) in replaced {
+        let shown: Vec<_> =
+            old.iter().take(3).map(|&at| found[at].id.display().to_string()).collect();
+        let more = old.len() - shown.len();
+        let more = if more > 0 { format!(" and {more} more") } else { String::new() };
+        let text = format!(
+            "{}: takes the place of {}{more}, which may be removed",
+            found[at].id.display(),
+            shown.join(", ")
+        );
+        found[at].notice.push(text);
+    }
+    for (at, why) in barred {
+        found[at].pair = Err(why);
+    }
+    let left = found.into_iter().enumerate().filter(|(at, _)| !gone.contains(at));
+    left.map(|(_, one)| one).collect()
 }
 
 #[cfg(test)]

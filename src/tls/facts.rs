@@ -9,9 +9,14 @@ use std::fmt;
 use std::net::IpAddr;
 
 use rustls_pki_types::CertificateDer;
+use x509_parser::asn1_rs::Tag;
+use x509_parser::error::X509Error;
 use x509_parser::extensions::GeneralName;
+use x509_parser::oid_registry::OID_KEY_TYPE_EC_PUBLIC_KEY;
 use x509_parser::prelude::*;
 use x509_parser::public_key::PublicKey;
+
+use super::aging::Life;
 
 /// The shortest RSA key that clients, and our own signing code, still take.
 pub const MIN_RSA_BITS: usize = 2048;
@@ -40,6 +45,8 @@ pub struct Facts {
     pub weak_signature: bool,
     /// Of X.509: 3 but for certificates of old, which have no extensions and which nobody reads any more.
     pub version: u32,
+    /// A critical extension that clients do not know, by its OID.
+    pub unknown_critical: Option<String>,
     pub is_ca: bool,
     /// It has an extended key usage, and that leaves servers out.
     pub not_for_servers: bool,
@@ -50,6 +57,10 @@ pub struct Facts {
     pub der: CertificateDer<'static>,
     /// Its SubjectPublicKeyInfo, DER.
     pub spki: Vec<u8>,
+    /// What keys are compared by, see [`key_of`].
+    pub public: Option<Vec<u8>>,
+    /// Which certificate of its file it is, from 1.
+    pub position: usize,
     subject_der: Vec<u8>,
     issuer_der: Vec<u8>,
 }
@@ -108,6 +119,7 @@ impl Facts {
             signature,
             weak_signature,
             version: parsed.version().0.saturating_add(1),
+            unknown_critical: unknown_critical(&parsed),
             is_ca: parsed.is_ca(),
             not_for_servers: usage
                 .is_some_and(|usage| !usage.value.server_auth && !usage.value.any),
@@ -115,6 +127,8 @@ impl Facts {
             serial: parsed.raw_serial_as_string(),
             der: CertificateDer::from(der.to_vec()),
             spki: parsed.public_key().raw.to_vec(),
+            public: key_of(parsed.public_key().raw),
+            position: 1,
             subject_der: parsed.subject().as_raw().to_vec(),
             issuer_der: parsed.issuer().as_raw().to_vec(),
         })
@@ -130,6 +144,23 @@ impl Facts {
         self.issuer_der == other.subject_der
     }
 
+    /// Whether `other` signed it, or may have: by an algorithm that is not known here.
+    pub fn may_be_signed_by(&self, other: &Facts) -> bool {
+        let (Ok((_, own)), Ok((_, issuer))) =
+            (X509Certificate::from_der(&self.der), X509Certificate::from_der(&other.der))
+        else {
+            return false;
+        };
+        // A short RSA key is not verified with, whatever it signed.
+        let wrong = Err(X509Error::SignatureVerificationError);
+        other.weak_rsa().is_some() || own.verify_signature(Some(issuer.public_key())) != wrong
+    }
+
+    /// It has an elliptic curve by its parameters, in place of its name (RFC 5480 §2.1.1).
+    pub fn is_on_explicit_curve(&self) -> bool {
+        self.key == EXPLICIT_CURVE
+    }
+
     /// By name, as a revocation list names its CA: the DER of the issuer.
     pub(super) fn is_named(&self, issuer: &[u8]) -> bool {
         self.subject_der == issuer
@@ -143,6 +174,10 @@ impl Facts {
         })
     }
 
+    pub(super) fn life(&self) -> Life {
+        Life { not_before: self.not_before, not_after: self.not_after }
+    }
+
     pub(super) fn weak_rsa(&self) -> Option<usize> {
         self.rsa_bits.filter(|&bits| bits < MIN_RSA_BITS)
     }
@@ -150,18 +185,34 @@ impl Facts {
 
 /// Why a certificate is not valid at `now`: `expired on 2026-01-31 (12 days ago)…`.
 pub fn dates(facts: &Facts, now: i64) -> Option<String> {
-    if now > facts.not_after {
-        let days = (now - facts.not_after) / DAY;
-        return Some(format!("expired on {} ({days} days ago); renew it", date(facts.not_after)));
+    dates_of(facts.not_before, facts.not_after, now)
+}
+
+/// The same of its two dates.
+pub(super) fn dates_of(not_before: i64, not_after: i64, now: i64) -> Option<String> {
+    if now > not_after {
+        let days = (now - not_after) / DAY;
+        return Some(format!("expired on {} ({days} days ago); renew it", date(not_after)));
     }
-    if now < facts.not_before {
+    if now < not_before {
         return Some(format!(
             "is not valid before {}; wait, or set the clock of this machine (it says {})",
-            date(facts.not_before),
+            date(not_before),
             date(now)
         ));
     }
     None
+}
+
+/// `12 days`, `5 hours`: how long is left of a certificate.
+pub fn left(seconds: i64) -> String {
+    let (count, unit) = match seconds {
+        ..120 => (seconds.max(0), "second"),
+        120..7200 => (seconds / 60, "minute"),
+        7200..172_800 => (seconds / 3600, "hour"),
+        _ => (seconds / DAY, "day"),
+    };
+    format!("{count} {unit}{}", if count == 1 { "" } else { "s" })
 }
 
 /// `2026-11-24 03:58:12 UTC`.
@@ -184,6 +235,42 @@ pub fn fingerprint(der: &[u8]) -> String {
     pairs.join(":")
 }
 
+/// What the keys of a certificate and of a file are compared by: of a SubjectPublicKeyInfo the kind
+/// of key and its number. Of RSA there are two forms (one for PSS); of a curve its parameters may
+/// be written out, and the point on it may be compressed.
+pub(super) fn key_of(spki: &[u8]) -> Option<Vec<u8>> {
+    const RSA: [&str; 2] = ["1.2.840.113549.1.1.1", "1.2.840.113549.1.1.10"];
+    let (_, spki) = SubjectPublicKeyInfo::from_der(spki).ok()?;
+    let kind = spki.algorithm.algorithm.to_id_string();
+    let number: &[u8] = &spki.subject_public_key.data;
+    let number = match *number {
+        [0x04, ref point @ .., last] if spki.algorithm.algorithm == OID_KEY_TYPE_EC_PUBLIC_KEY => {
+            let x = &point[..point.len().div_ceil(2)];
+            [&[0x02 | last & 1], x].concat()
+        }
+        _ => number.to_vec(),
+    };
+    let kind = if RSA.contains(&&*kind) { RSA[0] } else { &kind };
+    Some([kind.as_bytes(), b" ", &number].concat())
+}
+
+/// How many bytes of `der` its first element has.
+pub(super) fn length(der: &[u8]) -> Option<usize> {
+    let (rest, _) = X509Certificate::from_der(der).ok()?;
+    Some(der.len() - rest.len())
+}
+
+/// The first critical extension that common clients do not know: they have to refuse (RFC 5280 §4.2).
+fn unknown_critical(certificate: &X509Certificate<'_>) -> Option<String> {
+    /// All below 2.5.29: key and usage, names, constraints, policies, lists.
+    const KNOWN: [&str; 13] =
+        ["14", "15", "17", "18", "19", "30", "31", "32", "33", "35", "36", "37", "54"];
+    let is_known =
+        |oid: &str| oid.strip_prefix("2.5.29.").is_some_and(|last| KNOWN.contains(&last));
+    let critical = certificate.extensions().iter().filter(|extension| extension.critical);
+    critical.map(|extension| extension.oid.to_id_string()).find(|oid| !is_known(oid))
+}
+
 fn ip(bytes: &[u8]) -> Option<IpAddr> {
     if let Ok(four) = <[u8; 4]>::try_from(bytes) {
         return Some(IpAddr::from(four));
@@ -196,8 +283,11 @@ pub(super) fn printable(text: &str) -> String {
     text.chars().map(|c| if c.is_control() { '\u{fffd}' } else { c }).take(1024).collect()
 }
 
+const EXPLICIT_CURVE: &str = "ECDSA on a curve with explicit parameters";
+
 fn key_in_words(spki: &SubjectPublicKeyInfo<'_>) -> (String, Option<usize>) {
-    let curve = || spki.algorithm.parameters.as_ref().and_then(|any| any.as_oid().ok());
+    let named = spki.algorithm.parameters.as_ref().filter(|any| any.tag() == Tag::Oid);
+    let curve = || named.and_then(|any| any.as_oid().ok());
     match spki.parsed() {
         Ok(PublicKey::RSA(rsa)) => {
             // The length of the number itself: a DER integer may begin with a zero byte.
@@ -208,6 +298,7 @@ fn key_in_words(spki: &SubjectPublicKeyInfo<'_>) -> (String, Option<usize>) {
             let bits = number.len() * 8 - top;
             (format!("RSA {bits} bits"), Some(bits))
         }
+        Ok(PublicKey::EC(_)) if curve().is_none() => (EXPLICIT_CURVE.to_owned(), None),
         Ok(PublicKey::EC(_)) => {
             let curve = curve().map(|oid| oid.to_id_string()).unwrap_or_default();
             let name = match curve.as_str() {

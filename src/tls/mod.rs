@@ -24,9 +24,15 @@
 use std::path::Path;
 use std::time::{SystemTime, UNIX_EPOCH};
 
+mod pem;
+
 pub mod certificate;
 
 pub mod facts;
+
+mod path;
+
+mod aging;
 
 pub mod complaints;
 
@@ -61,7 +67,7 @@ pub mod reload;
 mod check;
 
 pub use crate::text::chain;
-pub use check::{Finding, Severity, check};
+pub use check::{Finding, Severity, check, held};
 pub use config::{Configs, Configured, Part, Serving};
 pub use store::{News, Store};
 

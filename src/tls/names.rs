@@ -10,6 +10,7 @@
 //! Not here: which pairs there are (`store`); sending alert 112 (`conn::tls`).
 
 use std::borrow::Cow;
+use std::cmp::Reverse;
 use std::collections::HashMap;
 use std::sync::Arc;
 
@@ -18,8 +19,9 @@ use rustls::SignatureAlgorithm;
 use rustls::server::{ClientHello, ResolvesServerCert};
 use rustls::sign::CertifiedKey;
 
+use super::aging::Life;
 use super::certificate::Pair;
-use super::facts::{Facts, Name};
+use super::facts::{DAY, Facts, Name};
 use crate::config::settings::UnknownName;
 
 /// Whom a client asks for.
@@ -57,23 +59,23 @@ impl Index {
     /// `pairs` in the order of the configuration. The first is the default, together with those that have its
     /// first name, or one would shut out who can't verify it.
     ///
-    /// Of several for one name the order is: valid before invalid, ECDSA before Ed25519 before RSA (which costs
-    /// three times the work), then that of `pairs`.
+    /// Of several for one name the order is: valid before about to end before invalid, ECDSA before Ed25519 before RSA
+    /// (which costs three times the work), then what lasts longest, then that of `pairs`.
     pub fn new(pairs: &[Arc<Pair>], now: i64) -> Self {
-        let mut order: Vec<&Arc<Pair>> = pairs.iter().collect();
-        order.sort_by_key(|pair| rank(pair, now)); // stable
+        let mut order: Vec<_> = pairs.iter().map(|pair| (pair, pair.sent(now))).collect();
+        order.sort_by_key(|(pair, _)| rank(pair, now)); // stable
         let mut index = Self::default();
-        for pair in &order {
+        for (pair, sent) in &order {
             for name in server_names(&pair.chain[0]) {
                 let (map, name) = match name.strip_prefix("*.") {
                     Some(rest) => (&mut index.wildcard, rest),
                     None => (&mut index.exact, &*name),
                 };
-                map.entry(name.to_owned()).or_default().push(Arc::clone(&pair.certified));
+                map.entry(name.to_owned()).or_default().push(Arc::clone(sent));
             }
         }
-        let defaults = order.iter().filter(|pair| stands_in(pair, pairs));
-        index.default = defaults.map(|pair| Arc::clone(&pair.certified)).collect();
+        let defaults = order.into_iter().filter(|(pair, _)| stands_in(pair, pairs));
+        index.default = defaults.map(|(_, sent)| sent).collect();
         index
     }
 
@@ -92,10 +94,22 @@ impl Index {
     }
 }
 
-/// The last second (unix) in which there is a valid certificate for clients that name no server.
-pub fn default_not_after(pairs: &[Arc<Pair>]) -> Option<i64> {
-    let defaults = pairs.iter().filter(|pair| stands_in(pair, pairs));
-    defaults.map(|pair| pair.chain[0].not_after).max()
+/// When there is a valid certificate for clients that name no server: in any of these times.
+pub fn default_lives(pairs: &[Arc<Pair>]) -> Vec<Life> {
+    pairs.iter().filter(|pair| stands_in(pair, pairs)).map(|pair| pair.chain[0].life()).collect()
+}
+
+/// Whether clients of `pair` may as well be served `other`, which lasts as long.
+pub fn covers(other: &Pair, pair: &Pair) -> bool {
+    other.certified.key.algorithm() == pair.certified.key.algorithm()
+        && other.chain[0].not_after >= pair.chain[0].not_after
+        && covers_names(other, pair)
+}
+
+/// Whether `other` is for every name of `pair`.
+pub fn covers_names(other: &Pair, pair: &Pair) -> bool {
+    let has = |name: &str| server_names(&other.chain[0]).any(|other| other == name);
+    server_names(&pair.chain[0]).all(|name| has(&name))
 }
 
 /// Whether `pair` is the first of `pairs`, or has its first name.
@@ -107,15 +121,22 @@ fn stands_in(pair: &Arc<Pair>, pairs: &[Arc<Pair>]) -> bool {
             .is_some_and(|name| server_names(&pair.chain[0]).any(|other| other == name))
 }
 
+/// A certificate that ends within this time gives way to another kind of key too: clocks differ.
+const ABOUT_TO_END: i64 = DAY;
+
 /// Lower comes first.
-fn rank(pair: &Pair, now: i64) -> (bool, u8) {
+fn rank(pair: &Pair, now: i64) -> (u8, u8, Reverse<i64>) {
     let leaf = &pair.chain[0];
+    let age = match leaf.life().holds(now) {
+        false => 2,
+        true => u8::from(leaf.not_after - now < ABOUT_TO_END),
+    };
     let key = match pair.certified.key.algorithm() {
         SignatureAlgorithm::ECDSA => 0,
         SignatureAlgorithm::RSA => 2,
         _ => 1,
     };
-    (!(leaf.not_before..=leaf.not_after).contains(&now), key)
+    (age, key, Reverse(leaf.not_after))
 }
 
 /// The DNS names of a certificate, or what an old one has instead: its common name.

@@ -71,7 +71,7 @@ impl Keeper {
     /// Keeps on until `stop`, and comes back: no look is under way then.
     pub async fn keep(mut self, around: Around, stop: CancellationToken) -> Self {
         loop {
-            let due = self.due;
+            let (due, nap) = (self.due, self.nap());
             let occasion = tokio::select! {
                 biased;
                 () = stop.cancelled() => {
@@ -82,19 +82,30 @@ impl Keeper {
                 occasion = async { due.unwrap_or(Occasion::Watch) }, if due.is_some() => occasion,
                 () = self.watch.changed() => Occasion::Watch,
                 () = around.issued.notified() => Occasion::Watch,
-                () = sleep(EVERY) => Occasion::Watch,
+                () = sleep(nap) => Occasion::Watch,
             };
             self.due = None;
             tokio::task::block_in_place(|| self.look(occasion, &around));
         }
     }
 
+    /// Until a look is due though no file changes: a clock may be set, so it is no longer than [`EVERY`].
+    fn nap(&self) -> Duration {
+        let now = SystemTime::now();
+        let rest = self.store.next_moment(now).map(|next| next.saturating_sub(unix(now)));
+        let rest = rest.and_then(|rest| u64::try_from(rest).ok()).map(Duration::from_secs);
+        rest.map_or(EVERY, |rest| rest.min(EVERY))
+    }
+
     fn look(&mut self, occasion: Occasion, around: &Around) {
         let now = SystemTime::now();
         let news = self.store.look(now, occasion == Occasion::Told);
         let reread = self.configured.reread(now);
+        let (notice, problems) = self.configured.aged(now);
         self.watch_files();
         announce(&news, occasion, &self.store, &around.metrics, &around.readiness);
+        problems.iter().for_each(|problem| tracing::error!("{problem}"));
+        notice.iter().for_each(|notice| tracing::warn!("{notice}"));
         for one in reread {
             take(one, &mut self.told, &self.serving.config, &around.metrics);
         }
@@ -150,6 +161,7 @@ pub fn announce_parts(fresh: &Fresh, metrics: &Metrics) {
 fn say(fresh: &Fresh) {
     fresh.problems.iter().for_each(|problem| tracing::error!("{problem}"));
     fresh.notice.iter().for_each(|notice| tracing::warn!("{notice}"));
+    fresh.counted.iter().for_each(|counted| tracing::info!("{counted}"));
 }
 
 /// Why somebody looked.
@@ -179,16 +191,21 @@ pub fn announce(
     for notice in &news.notice {
         tracing::warn!("{notice}");
     }
+    for relief in &news.relief {
+        tracing::info!("{relief}");
+    }
     for taken in &news.taken {
         let names = taken.names.join(" ");
         let until = facts::date(taken.not_after);
-        tracing::info!(certificate = taken.certificate, names, until, "serving certificate");
+        let sent = taken.sent;
+        tracing::info!(certificate = taken.certificate, names, until, sent, "serving certificate");
     }
     for error in &news.refused {
         tracing::error!(error, "a certificate can't be used; what was served before stays");
     }
     let state = store.state();
-    readiness.set_certificate_not_after(state.default_not_after);
+    let lives = state.default_lives.iter();
+    readiness.set_certificates(lives.map(|life| life.not_before..=life.not_after).collect());
     metrics.certificates(&state);
     let now = unix(SystemTime::now());
     match (occasion, news.refused.is_empty(), news.taken.is_empty()) {

@@ -17,10 +17,11 @@ use std::time::SystemTime;
 use rustls::SignatureAlgorithm;
 
 use super::acme::{Issued, Storage};
+use super::aging::{Aging, Life, Said};
 use super::certificate::Pair;
-use super::complaints::{self, Grade};
+use super::complaints::{self, Complaint, Grade, Kind, Worse};
 use super::directory::Dir;
-use super::names::{self, Index, Names, server_names};
+use super::names::{self, Index, Names, covers};
 use super::pairs::{Files, Found, Made, Source, is_there};
 use super::{Error, key_mode, unix};
 use crate::config::settings::{self, CertificateSource, SelfSigned};
@@ -33,7 +34,7 @@ pub struct Store {
     stand_in: Option<Made>,
     /// What it stands in for, in words.
     missing: String,
-    /// In order of the sources, within one by path.
+    /// In order of the sources, within one by path, in a directory what is valid first.
     slots: Vec<Slot>,
     names: Arc<Names>,
 }
@@ -53,6 +54,7 @@ struct Slot {
     /// Why that one is not served.
     failure: Option<String>,
     notice: Vec<String>,
+    aging: Aging,
 }
 
 /// What a look has brought, to be told to the operator.
@@ -66,6 +68,8 @@ pub struct News {
     pub problems: Vec<String>,
     /// Warnings.
     pub notice: Vec<String>,
+    /// What is well again.
+    pub relief: Vec<String>,
 }
 
 #[derive(Debug)]
@@ -75,14 +79,16 @@ pub struct Taken {
     pub names: Vec<String>,
     /// Unix seconds.
     pub not_after: i64,
+    /// How many certificates clients are sent, its issuers included.
+    pub sent: usize,
 }
 
 /// What is served, for metrics and probes.
 #[derive(Debug, Default)]
 pub struct State {
     pub certificates: Vec<Expiry>,
-    /// The last second (unix) in which clients that name no server get something valid.
-    pub default_not_after: i64,
+    /// When clients that name no server get something valid: in any of these times.
+    pub default_lives: Vec<Life>,
     /// Nothing was refused that still lies there.
     pub all_taken: bool,
 }
@@ -170,6 +176,12 @@ impl Store {
         }
         self.slots.sort_by(|a, b| (a.source, &a.id).cmp(&(b.source, &b.id)));
         self.label();
+        // The first is the default: in a directory, where none is named as the first, the first valid one.
+        let sources = &self.sources;
+        self.slots.sort_by_key(|slot| {
+            let is_named = sources.get(slot.source).is_none_or(|source| source.is_needed());
+            (slot.source, !is_named && !slot.is_valid(now))
+        }); // stable
         for slot in self.slots.iter().filter(|slot| taken.contains(&(slot.source, slot.id.clone())))
         {
             let Some(pair) = &slot.served else { continue };
@@ -178,8 +190,10 @@ impl Store {
                 certificate: slot.label.clone(),
                 names: leaf.names.iter().map(ToString::to_string).collect(),
                 not_after: leaf.not_after,
+                sent: pair.sent(now).cert.len(),
             });
         }
+        self.slots.iter_mut().for_each(|slot| slot.age(now, &mut news));
         self.names.set(Index::new(&self.served(), now));
         news
     }
@@ -194,9 +208,17 @@ impl Store {
             certificates: certificates
                 .filter(|one| one.served.is_some() || one.on_disk.is_some())
                 .collect(),
-            default_not_after: names::default_not_after(&self.served()).unwrap_or(i64::MIN),
+            default_lives: names::default_lives(&self.served()),
             all_taken: self.slots.iter().all(|slot| slot.failure.is_none()),
         }
+    }
+
+    /// When there may be more to say of what is served, or another certificate to serve for it, though no
+    /// file changes: unix seconds.
+    pub fn next_moment(&self, now: SystemTime) -> Option<i64> {
+        let lives =
+            self.slots.iter().filter_map(|slot| Some(slot.served.as_ref()?.chain[0].life()));
+        lives.filter_map(|life| life.next(unix(now))).min()
     }
 
     /// Files and directories in which a change is worth a look.
@@ -243,7 +265,8 @@ impl Store {
                 let slot = self.slots.remove(index);
                 if slot.served.is_some() {
                     let id = slot.id.display();
-                    news.notice.push(format!("{id}: is gone and no longer served"));
+                    let why = if is_there(&slot.id) { "has been replaced" } else { "is gone" };
+                    news.notice.push(format!("{id}: {why} and is no longer served"));
                 }
                 continue;
             }
@@ -267,14 +290,9 @@ impl Store {
             let others = self.slots.iter().enumerate().filter(|(other, _)| *other != index);
             others.filter_map(|(_, slot)| slot.served.as_ref())
         };
-        let covers = |other: &Arc<Pair>| {
-            algorithm(other) == algorithm(pair)
-                && other.chain[0].not_after >= pair.chain[0].not_after
-                && server_names(&pair.chain[0])
-                    .all(|name| server_names(&other.chain[0]).any(|has| has == name))
-        };
         let expired = pair.chain[0].not_after < now;
-        others().next().is_some() && (told || expired || others().any(covers))
+        let covered = || others().any(|other| covers(other, pair));
+        others().next().is_some() && (told || expired || covered())
     }
 
     /// Names every slot after its certificate; of those with one name the later ones say their key as well.
@@ -310,6 +328,7 @@ impl Slot {
             on_disk: None,
             failure: None,
             notice: Vec::new(),
+            aging: Aging::default(),
         }
     }
 
@@ -323,19 +342,27 @@ impl Slot {
             (Err(why), _) => Some(why.clone()),
             (Ok(new), Some(old)) if old.is_as(new) => None,
             (Ok(new), old) => {
-                let worse = old.as_ref().and_then(|old| {
-                    complaints::worse(&old.chain, &new.chain, now, told || found.meant)
-                });
+                let worse = old.as_ref().and_then(|old| complaints::worse(old, new, now));
+                let worse = worse.filter(|worse| !(worse.may_be_meant && (told || found.meant)));
                 if worse.is_none() {
                     taken = Some(Arc::clone(new));
                 }
-                worse.map(|why| format!("{}: {why}", self.id.display()))
+                let cure =
+                    |may_be_meant| if may_be_meant { "; if it is meant, send SIGHUP" } else { "" };
+                worse.map(|Worse { why, may_be_meant }| {
+                    format!("{}: {why}{}", self.id.display(), cure(may_be_meant))
+                })
             }
         };
         if let Some(pair) = &taken {
-            for complaint in complaints::complaints(&pair.chain, now) {
+            self.aging = Aging::default();
+            // What there is to say of its dates is said below, as time passes.
+            let of_dates =
+                |complaint: &Complaint| matches!(complaint.kind, Kind::Dates | Kind::ExpiresSoon);
+            for complaint in complaints::of_pair(pair, now) {
                 let text = format!("{}: {}", self.id.display(), complaint.text);
                 match complaint.grade {
+                    _ if of_dates(&complaint) => {}
                     Grade::Refused => news.problems.push(text),
                     Grade::Doubtful => notice.push(text),
                 }
@@ -346,6 +373,23 @@ impl Slot {
         self.notice = notice;
         self.fail(failure, told, news);
         taken.is_some()
+    }
+
+    fn is_valid(&self, now: i64) -> bool {
+        self.served.as_ref().is_some_and(|pair| pair.chain[0].life().holds(now))
+    }
+
+    /// Says of the dates of what is served what there is to say now.
+    fn age(&mut self, now: i64, news: &mut News) {
+        let Some(pair) = &self.served else { return };
+        let said = self.aging.on(pair.chain[0].life(), now);
+        let of = |text: String| format!("{}: the certificate {text}", self.id.display());
+        match said {
+            Some(Said::Problem(text)) => news.problems.push(of(text)),
+            Some(Said::Notice(text)) => news.notice.push(of(text)),
+            Some(Said::Relief(text)) => news.relief.push(of(text)),
+            None => {}
+        }
     }
 
     /// Says once why not, and again when asked.

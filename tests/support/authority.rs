@@ -14,6 +14,7 @@ use rustls::pki_types::CertificateDer;
 
 pub struct Authority {
     issuer: Issuer<'static, KeyPair>,
+    params: CertificateParams,
     /// The CA alone.
     pub pem: String,
     /// Trusts exactly this CA.
@@ -39,14 +40,34 @@ pub enum KeyKind {
 
 impl Authority {
     pub fn new() -> Self {
+        Self::named("Test CA")
+    }
+
+    pub fn named(name: &str) -> Self {
         let mut params = CertificateParams::new(Vec::new()).expect("no names, none wrong");
         params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
-        params.distinguished_name.push(DnType::CommonName, "Test CA");
+        params.distinguished_name.push(DnType::CommonName, name);
         let key = KeyPair::generate().expect("P-256 is there");
         let ca = params.self_signed(&key).expect("the parameters are whole");
+        Self::of(params, key, &ca)
+    }
+
+    fn of(params: CertificateParams, key: KeyPair, ca: &rcgen::Certificate) -> Self {
         let mut roots = RootCertStore::empty();
         roots.add(ca.der().clone()).expect("a CA");
-        Self { issuer: Issuer::new(params, key), pem: ca.pem(), roots: Arc::new(roots) }
+        let roots = Arc::new(roots);
+        Self { issuer: Issuer::new(params.clone(), key), params, pem: ca.pem(), roots }
+    }
+
+    /// The other with its name and its key, in a certificate of ours.
+    pub fn certify(&self, other: &Self, until: SystemTime) -> Self {
+        let key = KeyPair::from_pem(&other.issuer.key().serialize_pem()).expect("it was one");
+        let until = until.duration_since(UNIX_EPOCH).expect("after 1970");
+        let mut params = other.params.clone();
+        params.not_before = rcgen::date_time_ymd(2020, 1, 1);
+        params.not_after = rcgen::date_time_ymd(1970, 1, 1) + until;
+        let ca = params.signed_by(&key, &self.issuer).expect("the parameters are whole");
+        Self::of(params, key, &ca)
     }
 
     /// Its own certificate.
@@ -77,12 +98,22 @@ impl Authority {
             KeyKind::Rsa => KeyPair::generate_rsa_for(&PKCS_RSA_SHA256, RsaKeySize::_2048),
         };
         let key = key.expect("the algorithm is there");
-        let cert = params.signed_by(&key, &self.issuer).expect("the parameters are whole");
+        let not_after = since(until).as_secs().try_into().expect("not that late");
+        Issued { not_after, ..self.sign(&params, &key) }
+    }
+
+    /// ECDSA, as it is said; whatever that is, `not_after` is 0.
+    pub fn issue_with(&self, params: CertificateParams) -> Issued {
+        self.sign(&params, &KeyPair::generate().expect("P-256 is there"))
+    }
+
+    fn sign(&self, params: &CertificateParams, key: &KeyPair) -> Issued {
+        let cert = params.signed_by(key, &self.issuer).expect("the parameters are whole");
         Issued {
             chain: cert.pem() + &self.pem,
             key: key.serialize_pem(),
             der: cert.der().clone(),
-            not_after: since(until).as_secs().try_into().expect("not that late"),
+            not_after: 0,
         }
     }
 }

@@ -99,9 +99,9 @@ impl Https {
         let mut roots = roots::system();
         if let Some(path) = ca {
             let wrong = |text| Failure::refused(text, "correct tls.acme.ca");
-            for one in certificate::read_chain(path).map_err(|error| wrong(chain(&error)))? {
-                roots.add(one).map_err(|error| wrong(format!("{}: {error}", path.display())))?;
-            }
+            let cas = certificate::read_cas(path).map_err(|error| wrong(chain(&error)))?;
+            cas.problems.iter().for_each(|why| tracing::warn!("{why}; it does not count"));
+            roots.extend(cas.roots.roots);
         }
         if roots.is_empty() {
             return Err(Failure::refused(

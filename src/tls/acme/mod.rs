@@ -245,10 +245,13 @@ pub fn check(settings: &settings::Acme, say: &mut impl FnMut(Severity, String)) 
     if let Err(failure) = Storage::new(settings).account() {
         say(Severity::Error, failure.text);
     }
-    if let Some(ca) = &settings.ca
-        && let Err(error) = super::certificate::read_chain(ca)
-    {
-        say(Severity::Error, super::chain(&error));
+    match settings.ca.as_deref().map(super::certificate::read_cas) {
+        Some(Err(error)) => say(Severity::Error, super::chain(&error)),
+        Some(Ok(cas)) => {
+            cas.problems.into_iter().for_each(|why| say(Severity::Error, why));
+            cas.notice.into_iter().for_each(|why| say(Severity::Warning, why));
+        }
+        None => {}
     }
     if let Challenge::Dns01 { hook } = &settings.challenge
         && let Err(error) = rustix::fs::access(hook, rustix::fs::Access::EXEC_OK)

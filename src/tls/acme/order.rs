@@ -19,7 +19,6 @@ use instant_acme::{
     Error, ExternalAccountKey, Identifier, NewAccount, NewOrder, Order, OrderStatus, RetryPolicy,
 };
 use rcgen::{CertificateParams, DistinguishedName, KeyPair, PKCS_ECDSA_P256_SHA256};
-use rustls_pki_types::pem::PemObject as _;
 use rustls_pki_types::{CertificateDer, PrivateKeyDer};
 use tokio::time::timeout;
 use zeroize::Zeroizing;
@@ -344,16 +343,14 @@ fn check(key: &KeyPair, pem: &str, names: &[String], now: i64) -> Result<Fresh, 
     if pem.len() > MAX_CHAIN {
         return Err(useless(format!("the CA's answer is longer than {MAX_CHAIN} bytes")));
     }
-    let chain_of = CertificateDer::pem_slice_iter(pem.as_bytes());
-    let certs: Vec<_> = chain_of
-        .collect::<Result<_, _>>()
-        .map_err(|error| useless(format!("the CA's answer is no PEM: {error}")))?;
-    if certs.is_empty() {
-        return Err(useless("the CA's answer holds no certificate".to_owned()));
-    }
+    let certs = certificate::certs_in(pem.as_bytes(), path, certificate::What::Certificate);
+    let certs = certs.map_err(|error| match error {
+        certificate::Error::NotPem { .. } => useless("the CA's answer holds no certificate".into()),
+        error => useless(chain(&error)),
+    })?;
     let der = PrivateKeyDer::try_from(key.serialized_der().to_vec())
         .map_err(|why| Failure::refused(why.to_owned(), OURS))?;
-    let pair = certificate::pair(certs.clone(), &der, path, path)
+    let pair = certificate::matched(certs, std::slice::from_ref(&der), path, path)
         .map_err(|error| useless(chain(&error)))?;
     let leaf = &pair.chain[0];
     if !is_for(leaf, names) {
@@ -365,8 +362,12 @@ fn check(key: &KeyPair, pem: &str, names: &[String], now: i64) -> Result<Fresh, 
         let text = format!("the certificate ended on {end}, and it is {now}");
         return Err(Failure::refused(text, "see that the clock is right; if it is, ask the CA"));
     }
+    for why in pair.unread.damaged.iter().chain(&pair.unread.foreign) {
+        tracing::warn!("the CA's answer: {why}");
+    }
     let not_after = leaf.not_after;
-    Ok(Fresh { key: Zeroizing::new(key.serialize_pem()), chain: certs, not_after })
+    let chain = pair.certified.cert.clone();
+    Ok(Fresh { key: Zeroizing::new(key.serialize_pem()), chain, not_after })
 }
 
 /// Why the CA did not find a name to be ours, or the order good.

@@ -113,7 +113,7 @@ fn certificates_are_judged_by_ca_list_date_and_purpose() {
     let (ours, theirs) = (Ca::new("Ours"), Ca::new("Theirs"));
     let ca = put(&dir, "ca.pem", &ours.pem);
     let crl = put(&dir, "crl.pem", ours.list(&[66], NOW + DAY).pem().unwrap());
-    let rules = read(&wanted(true, &ca, Some(&crl)), &provider(), NOW).unwrap();
+    let rules = read(&wanted(true, &ca, Some(&crl)), &provider()).unwrap();
     assert!(rules.problems.is_empty() && rules.notice.is_empty(), "{rules:?}");
     assert_eq!(rules.next_update, Some(NOW + DAY));
     let expired = |params: &mut CertificateParams| params.not_after = date!(NOW - DAY);
@@ -133,7 +133,7 @@ fn certificates_are_judged_by_ca_list_date_and_purpose() {
         assert_eq!(judge(&rules, &certificate), expected);
     }
     assert!(rules.verifier.client_auth_mandatory());
-    let rules = read(&wanted(false, &ca, None), &provider(), NOW).unwrap();
+    let rules = read(&wanted(false, &ca, None), &provider()).unwrap();
     assert!(rules.verifier.offer_client_auth() && !rules.verifier.client_auth_mandatory());
     assert_eq!(judge(&rules, &ours.client(66, |_| {})), Ok(()), "no list, nobody is revoked");
 }
@@ -145,8 +145,11 @@ fn a_list_past_its_date_still_counts_and_is_reported() {
     let ca = put(&dir, "ca.pem", &ours.pem);
     let crl = put(&dir, "crl.der", ours.list(&[66], NOW - DAY).der());
     let settings = wanted(true, &ca, Some(&crl));
-    let rules = read(&settings, &provider(), NOW).unwrap();
-    assert!(rules.problems[0].contains("CN=Ours was to be replaced by 2026-11-2"), "{rules:?}");
+    let mut auth = ClientAuth::new(settings.clone(), &provider()).unwrap();
+    let (_, problems) = auth.aged(time(NOW));
+    assert!(problems[0].contains("CN=Ours was to be replaced by 2026-11-2"), "{problems:?}");
+    assert_eq!(auth.aged(time(NOW + DAY)), Default::default(), "said once");
+    let rules = read(&settings, &provider()).unwrap();
     assert_eq!(judge(&rules, &ours.client(66, |_| {})), Err(Some(Refusal::Revoked)));
     assert_eq!(judge(&rules, &ours.client(1, |_| {})), Ok(()));
     let mut found = Vec::new();
@@ -160,7 +163,7 @@ fn a_ca_without_a_list_is_reported_and_its_clients_are_refused() {
     let (one, other) = (Ca::new("One"), Ca::new("Other"));
     let ca = put(&dir, "ca.pem", one.pem.clone() + &other.pem);
     let crl = put(&dir, "crl.pem", one.list(&[], NOW + DAY).pem().unwrap());
-    let rules = read(&wanted(true, &ca, Some(&crl)), &provider(), NOW).unwrap();
+    let rules = read(&wanted(true, &ca, Some(&crl)), &provider()).unwrap();
     assert_eq!(rules.notice.len(), 1);
     assert!(rules.notice[0].contains("no revocation list of CN=Other"), "{:?}", rules.notice);
     assert_eq!(judge(&rules, &one.client(1, |_| {})), Ok(()));
@@ -218,7 +221,7 @@ fn every_wrong_file_is_named() {
         ),
     ];
     for (ca, crl, expected) in table {
-        let error = read(&wanted(true, ca, *crl), &provider(), NOW).unwrap_err();
+        let error = read(&wanted(true, ca, *crl), &provider()).unwrap_err();
         let text = chain(&error);
         assert!(text.contains(expected), "{text}");
     }
@@ -232,7 +235,7 @@ fn every_wrong_file_is_named() {
 fn a_root_from_before_version_3_is_a_ca() {
     let dir = TempDir::new().unwrap();
     let ca = put(&dir, "ca.pem", V1);
-    read(&wanted(true, &ca, None), &provider(), NOW).unwrap();
+    read(&wanted(true, &ca, None), &provider()).unwrap();
 }
 
 #[test]
@@ -243,7 +246,7 @@ fn tickets_are_bound_to_everything_that_decides() {
     let crl = put(&dir, "1.crl", one.list(&[], NOW + DAY).der());
     let crl2 = put(&dir, "2.crl", one.list(&[66], NOW + DAY).der());
     let policy = |required, ca: &Path, crl: Option<&Path>| {
-        read(&wanted(required, ca, crl), &provider(), NOW).unwrap().policy
+        read(&wanted(required, ca, crl), &provider()).unwrap().policy
     };
     let mut all = vec![
         Policy::default(), // without client certificates
@@ -265,28 +268,101 @@ fn changed_files_are_seen_and_wrong_ones_change_nothing() {
     let (ours, theirs) = (Ca::new("Ours"), Ca::new("Theirs"));
     let ca = put(&dir, "ca.pem", &ours.pem);
     let crl = put(&dir, "crl.pem", ours.list(&[], NOW + DAY).pem().unwrap());
-    let now = time(NOW);
-    let mut auth = ClientAuth::new(wanted(true, &ca, Some(&crl)), &provider(), now).unwrap();
+    let mut auth = ClientAuth::new(wanted(true, &ca, Some(&crl)), &provider()).unwrap();
     let alice = ours.client(66, |_| {});
     assert!(!auth.due());
     assert_eq!(judge(&auth.rules, &alice), Ok(()));
 
     put(&dir, "crl.pem", "");
     assert!(auth.due());
-    assert!(auth.load(&provider(), now).is_err());
+    assert!(auth.load(&provider()).is_err());
     assert!(auth.due(), "it is tried again");
     assert_eq!(judge(&auth.rules, &alice), Ok(()));
 
     put(&dir, "crl.pem", ours.list(&[66], NOW + DAY).pem().unwrap());
-    auth.load(&provider(), now).unwrap();
+    auth.load(&provider()).unwrap();
     assert!(!auth.due());
     assert_eq!(judge(&auth.rules, &alice), Err(Some(Refusal::Revoked)));
 
     put(&dir, "ca.pem", &theirs.pem);
     put(&dir, "crl.pem", theirs.list(&[], NOW + DAY).pem().unwrap());
     assert!(auth.due());
-    auth.load(&provider(), now).unwrap();
+    auth.load(&provider()).unwrap();
     assert_eq!(judge(&auth.rules, &alice), Err(Some(Refusal::Foreign)));
+}
+
+/// At a start the CAs that are left are better than none; while the proxy runs the old ones are more.
+#[test]
+fn a_file_of_which_a_part_cannot_be_read_counts_at_a_start_only() {
+    let dir = TempDir::new().unwrap();
+    let (one, other) = (Ca::new("One"), Ca::new("Other"));
+    let both = one.pem.clone() + &other.pem;
+    let ca = put(&dir, "ca.pem", &both);
+    let settings = wanted(true, &ca, None);
+    let mut auth = ClientAuth::new(settings.clone(), &provider()).unwrap();
+    assert!(auth.rules.counted[0].ends_with("ca.pem: 2 CA certificates"), "{:?}", auth.rules);
+    // Without a line end between them they are two all the same.
+    put(&dir, "ca.pem", one.pem.trim_end().to_owned() + &other.pem);
+    auth.load(&provider()).unwrap();
+    assert_eq!(auth.rules.counted[0], format!("{}: 2 CA certificates", ca.display()));
+    for (damaged, expected) in [
+        (
+            one.pem.clone() + &other.pem[..200],
+            "ca.pem: a section has no -----END …----- line (line ",
+        ),
+        (
+            both.replacen("-----BEGIN", "----BEGIN", 1),
+            "line is malformed: five dashes on either side (line 1)",
+        ),
+        (
+            one.pem.clone() + "-----BEGIN CERTIFICATE-----\nAQID\n-----END CERTIFICATE-----\n",
+            "ca.pem: certificate 2 cannot be parsed",
+        ),
+    ] {
+        put(&dir, "ca.pem", &damaged);
+        let error = auth.load(&provider()).unwrap_err().to_string();
+        assert!(error.contains(expected), "{expected}: {error}");
+        assert_eq!(auth.rules.verifier.root_hint_subjects().len(), 2, "the old ones stay");
+        let rules = read(&settings, &provider()).unwrap();
+        assert_eq!(rules.verifier.root_hint_subjects().len(), 1, "{damaged}");
+        assert!(rules.problems[0].contains(expected), "{expected}: {rules:?}");
+        let mut found = Vec::new();
+        check(&settings, &provider(), NOW, &mut |severity, text| found.push((severity, text)));
+        let is_told = |(severity, text): &(Severity, String)| {
+            *severity == Severity::Error && text.contains(expected)
+        };
+        assert!(found.iter().any(is_told), "{expected}: {found:?}");
+    }
+    put(&dir, "ca.pem", both + "-----BEGIN PKCS7-----\nAQID\n-----END PKCS7-----\n");
+    auth.load(&provider()).unwrap();
+    assert!(
+        auth.rules.notice[0].contains("a section of the kind PKCS7 (line "),
+        "{:?}",
+        auth.rules
+    );
+}
+
+#[test]
+fn a_ca_that_ends_is_told_before_and_once() {
+    let dir = TempDir::new().unwrap();
+    let mut params = CertificateParams::default();
+    params.is_ca = IsCa::Ca(BasicConstraints::Unconstrained);
+    (params.not_before, params.not_after) = (date!(NOW - 365 * DAY), date!(NOW));
+    let pem = params.self_signed(&KeyPair::generate().unwrap()).unwrap().pem();
+    let settings = wanted(true, &put(&dir, "ca.pem", pem), None);
+    let mut auth = ClientAuth::new(settings, &provider()).unwrap();
+    for (days, expected) in [
+        (-40, None),
+        (-29, Some("expires in 29 days")),
+        (-28, None),
+        (1, Some("expired on")),
+        (2, None),
+    ] {
+        let (notice, problems) = auth.aged(time(NOW + days * DAY));
+        assert!(problems.is_empty(), "{problems:?}");
+        assert_eq!(notice.len(), usize::from(expected.is_some()), "{days}: {notice:?}");
+        assert!(expected.is_none_or(|text| notice[0].contains(text)), "{days}: {notice:?}");
+    }
 }
 
 #[test]

@@ -41,7 +41,7 @@ fn every_mistake_names_its_file_and_its_cure() {
         ("cert.pem", "hello\n", "is not PEM"),
         ("cert.pem", "", "is empty"),
         ("cert.pem", "0\u{2}\u{1}", "is binary (DER or PKCS #12), not PEM"),
-        ("cert.pem", cut, "damaged PEM: a section has no -----END"),
+        ("cert.pem", cut, "damaged PEM: a section has no -----END …----- line (line 1)"),
         (
             "cert.pem",
             "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n",
@@ -55,7 +55,7 @@ fn every_mistake_names_its_file_and_its_cure() {
         ),
         (
             "key.pem",
-            "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n",
+            "-----BEGIN RSA PRIVATE KEY-----\nProc-Type: 4,ENCRYPTED\n\nAAAA\n-----END RSA PRIVATE KEY-----\n",
             "is encrypted with a passphrase",
         ),
         (
@@ -69,11 +69,6 @@ fn every_mistake_names_its_file_and_its_cure() {
             "the private key cannot be used",
         ),
         ("cert.pem", &other, "the key does not belong to the certificate"),
-        (
-            "cert.pem",
-            &format!("{other}{cert}"),
-            "certificate 2 is the server's, but it has to be the first",
-        ),
     ];
     for (file, content, expected) in table {
         let (mut cert_path, mut key_path) = (good_cert.clone(), good_key.clone());
@@ -96,6 +91,115 @@ fn every_mistake_names_its_file_and_its_cure() {
     std::os::unix::fs::symlink("../archive/none.pem", &link).unwrap();
     let found = messages(&tls(Some((&link, &good_key)), None));
     assert!(found[0].contains("is a symbolic link to ../archive/none.pem"), "{found:?}");
+}
+
+/// What is served is the certificate of the key, wherever in its file it stands and in whatever form; what else is in the file is
+/// named.
+#[test]
+fn files_that_were_put_together_by_hand_are_read() {
+    let dir = TempDir::new().unwrap();
+    let (cert, key) = pems(&["mail.example.org"], 90);
+    let (other, other_key) = pems(&["other.example.org"], 90);
+    let glued = |texts: &[&String]| texts.iter().map(|text| text.trim_end()).collect::<String>();
+    let pkcs7 = "-----BEGIN PKCS7-----\nAAAA\n-----END PKCS7-----\n";
+    let garbage = "-----BEGIN CERTIFICATE-----\nAAAA\n-----END CERTIFICATE-----\n";
+    let dashes = other.replacen("-----BEGIN", "---BEGIN", 1);
+    let table: [(&str, String, String, usize, &[&str]); 16] = [
+        ("as it should be", cert.clone(), key.clone(), 1, &[]),
+        ("glued", glued(&[&cert, &other]), key.clone(), 2, &["issued none of the others"]),
+        ("all in one", glued(&[&cert, &key]), glued(&[&cert, &key]), 1, &[]),
+        ("all in one, key first", glued(&[&key, &cert]), glued(&[&key, &cert]), 1, &[]),
+        (
+            "the server's behind",
+            format!("{other}{cert}"),
+            key.clone(),
+            2,
+            &[
+                "in order: 2",
+                "certificate 1 of the file (CN=rcgen self signed cert) issued none of the others",
+            ],
+        ),
+        ("two keys", cert.clone(), format!("{other_key}{key}"), 1, &[]),
+        ("indented", cert.replace('\n', "\n    "), key.replace('\n', "\n  "), 1, &[]),
+        ("on one line", cert.replace('\n', " "), key.replace('\n', " "), 1, &[]),
+        ("an old label", cert.replace("CERT", "X509 CERT"), key.clone(), 1, &[]),
+        (
+            "a kind that is not read",
+            cert.clone() + pkcs7,
+            key.clone(),
+            1,
+            &["a section of the kind PKCS7 (line 11) is not read"],
+        ),
+        (
+            "parameters",
+            cert.clone() + &pkcs7.replace("PKCS7", "DH PARAMETERS"),
+            key.clone(),
+            1,
+            &[],
+        ),
+        (
+            "no certificate behind it",
+            cert.clone() + garbage,
+            key.clone(),
+            1,
+            &["certificate 2 cannot be parsed"],
+        ),
+        (
+            "no certificate in front of it",
+            garbage.to_owned() + &cert,
+            key.clone(),
+            1,
+            &["certificate 1 cannot be parsed"],
+        ),
+        (
+            "cut off behind it",
+            cert.clone() + &other[..200],
+            key.clone(),
+            1,
+            &["a section has no -----END …----- line (line 11): it is left out"],
+        ),
+        (
+            "too few dashes",
+            cert.clone() + &dashes,
+            key.clone(),
+            1,
+            &["five dashes on either side (line 11): it is left out"],
+        ),
+        (
+            "a line lost",
+            cert.clone() + other.split_once('\n').unwrap().1,
+            key.clone(),
+            1,
+            &["a section ends that has no -----BEGIN …----- line (line 19)"],
+        ),
+    ];
+    assert_eq!(
+        cert.replace("\r\n", "\n").matches('\n').count(),
+        10,
+        "the lines above are counted so"
+    );
+    for (what, cert, key, sent, said) in table {
+        let cert = put(&dir, "cert.pem", &cert, 0o644);
+        let key = put(&dir, "key.pem", &key, 0o600);
+        let settings = tls(Some((&cert, &key)), None);
+        let mut store = Store::new(&settings);
+        let news = store.load(at(NOW)).unwrap_or_else(|error| panic!("{what}: {error}"));
+        assert_eq!(
+            (&*news.taken[0].certificate, news.taken[0].sent),
+            ("mail.example.org", sent),
+            "{what}"
+        );
+        let found = messages(&settings);
+        assert!(found.iter().all(|line| line.starts_with("Warning: ")), "{what}: {found:?}");
+        let ours = |line: &&String| !line.contains("vouches for itself");
+        assert_eq!(found.iter().filter(ours).count(), said.len(), "{what}: {found:?}");
+        for text in said {
+            assert!(found.iter().any(|line| line.contains(text)), "{what}: {found:?}");
+            assert!(news.notice.iter().any(|line| line.contains(text)), "{what}: {news:?}");
+        }
+        let held = held(&settings);
+        assert!(held[0].contains("cert.pem: ") && held[1].contains("key.pem: "), "{held:?}");
+    }
 }
 
 #[test]
@@ -121,7 +225,8 @@ fn dates_names_and_permissions_are_findings_but_the_service_starts() {
     let mut store = Store::new(&settings);
     let news = store.load(at(NOW)).unwrap();
     assert_eq!(news.taken[0].certificate, "c");
-    assert_eq!(store.state().default_not_after, NOW - 5 * DAY);
+    let lives = store.state().default_lives;
+    assert_eq!((lives.len(), lives[0].not_after), (1, NOW - 5 * DAY));
     assert!(news.problems[0].contains("expired"));
     assert!(news.notice.iter().any(|line| line.contains("chmod 600")));
     put(&dir, "k.pem", &fs::read_to_string(&key).unwrap(), 0o640);

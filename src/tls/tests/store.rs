@@ -169,8 +169,216 @@ fn certificates_of_one_name_have_labels_of_their_own() {
     lay(dir.path(), "1", &pems(&["a.example"], 80));
     lay(dir.path(), "2", &pems_of(&["a.example"], 80, &rcgen::PKCS_ED25519));
     lay(dir.path(), "3", &pems(&["a.example"], 70));
-    let mut store = Store::new(&in_dir(dir.path()));
+    let files = |name: &str| {
+        let path = |ending: &str| dir.path().join(format!("{name}.{ending}"));
+        pair(&path("crt"), &path("key"))
+    };
+    let mut store = Store::new(&settings::Tls::with(["1", "2", "3"].map(files).into()));
     store.load(at(NOW)).unwrap();
     let labels = [("a.example", 80), ("a.example/ed25519", 80), ("a.example/ecdsa", 70)];
     assert_eq!(served(&store), shown(&labels));
+}
+
+/// The leaf that clients get for a name, by the days that it lasts from `NOW` on.
+fn days_of(store: &Store, name: &str) -> i64 {
+    let leaf = store.look_up(name).cert[0].clone();
+    (facts::Facts::of(&leaf).unwrap().not_after - NOW) / DAY
+}
+
+#[test]
+fn of_two_certificates_of_one_name_the_one_that_lasts_longest_serves() {
+    let name = &["mail.example.org"];
+    let (expired, old, new) = (pems(name, -2), pems(name, 20), pems(name, 80));
+    let rsa = |days| pems_of(name, days, &rcgen::PKCS_RSA_SHA256);
+    let short = pems(&["imap.example.org"], 90);
+    let wide = pems(&["mail.example.org", "imap.example.org"], 70);
+    let (rsa_new, ecdsa_last) = (rsa(90), pems(name, 0));
+    // What lies in the directory, how long what serves lasts, and how many are served.
+    type Files<'a> = &'a [(&'a str, &'a (String, String))];
+    let table: [(Files<'_>, i64, usize); 9] = [
+        (&[("a", &expired), ("b", &new)], 80, 1),
+        (&[("a", &new), ("b", &old)], 80, 1),
+        (&[("2025", &old), ("2026", &new)], 80, 1),
+        (&[("1", &expired), ("2", &old), ("3", &new)], 80, 1),
+        (&[("1", &expired)], -2, 1),
+        // Beside an older one with more names it serves those that it has.
+        (&[("1", &wide), ("2", &new)], 80, 2),
+        (&[("1", &old), ("2", &wide)], 70, 1),
+        (&[("1", &short), ("2", &old)], 20, 2),
+        // Of two kinds of key both, and the smaller one first while it has a day left.
+        (&[("1", &old), ("2", &rsa_new)], 20, 2),
+    ];
+    for (files, days, count) in table {
+        let dir = TempDir::new().unwrap();
+        files.iter().for_each(|(file, pems)| lay(dir.path(), file, pems));
+        let mut store = Store::new(&in_dir(dir.path()));
+        store.load(at(NOW)).unwrap();
+        assert_eq!(days_of(&store, "mail.example.org"), days, "{files:?}");
+        assert_eq!(store.state().certificates.len(), count, "{files:?}");
+        // The same of pairs that are named, all of which count.
+        let named = |(file, _): &(&str, &(String, String))| {
+            let path = |ending: &str| dir.path().join(format!("{file}.{ending}"));
+            pair(&path("crt"), &path("key"))
+        };
+        let mut store = Store::new(&settings::Tls::with(files.iter().map(named).collect()));
+        store.load(at(NOW)).unwrap();
+        assert_eq!(days_of(&store, "mail.example.org"), days, "{files:?}, named");
+    }
+    let dir = TempDir::new().unwrap();
+    lay(dir.path(), "1", &ecdsa_last);
+    lay(dir.path(), "2", &rsa_new);
+    let mut store = Store::new(&in_dir(dir.path()));
+    store.load(at(NOW - 2 * DAY)).unwrap();
+    assert_eq!(days_of(&store, "mail.example.org"), 0);
+    store.look(at(NOW - DAY + 1), false);
+    assert_eq!(days_of(&store, "mail.example.org"), 90, "the other kind on the last day");
+}
+
+#[test]
+fn a_renewed_certificate_that_is_put_beside_the_old_one_takes_its_place() {
+    let dir = TempDir::new().unwrap();
+    let name = &["mail.example.org"];
+    lay(dir.path(), "2025", &pems(name, 20));
+    let settings = in_dir(dir.path());
+    let mut store = Store::new(&settings);
+    store.load(at(NOW)).unwrap();
+    lay(dir.path(), "2026", &pems(name, 80));
+    let news = store.look(at(NOW), false);
+    assert_eq!(served(&store), shown(&[("mail.example.org", 80)]));
+    let said = |news: &News, text: &str| news.notice.iter().any(|line| line.contains(text));
+    assert!(
+        said(&news, "2026.crt: takes the place of ") && said(&news, "2025.crt: has been replaced")
+    );
+    assert!(news.refused.is_empty() && store.state().all_taken, "{news:?}");
+    assert!(messages(&settings).iter().any(|line| line.contains("2026.crt: takes the place of")));
+    // One that lasts longer and would be worse waits for the end of the better one.
+    let (cert, key) = pems(name, 90);
+    let unread = cert.clone() + &cert[..200];
+    lay(dir.path(), "2027", &(unread, key));
+    let news = store.look(at(NOW), true);
+    assert_eq!(served(&store), shown(&[("mail.example.org", 80)]));
+    let why = &news.refused[0];
+    assert!(why.contains("2027.crt: a section has no -----END"), "{why}");
+    assert!(why.contains("2026.crt beside it is served until its end"), "{why}");
+    store.look(at(NOW + 80 * DAY - 60), false);
+    assert_eq!(served(&store), shown(&[("mail.example.org", 90)]));
+}
+
+/// What was left in a directory by a name that is given up is no reason to be found unwell.
+#[test]
+fn the_default_of_a_directory_is_the_first_that_is_valid() {
+    let dir = TempDir::new().unwrap();
+    lay(dir.path(), "a", &pems(&["a.example"], 10));
+    lay(dir.path(), "b", &pems(&["b.example"], 80));
+    let mut store = Store::new(&in_dir(dir.path()));
+    store.load(at(NOW)).unwrap();
+    let default = |store: &Store| {
+        let leaf = facts::Facts::of(&store.look_up_default().cert[0]).unwrap();
+        let lives = store.state().default_lives;
+        assert_eq!((lives.len(), lives[0].not_after), (1, leaf.not_after));
+        leaf.first_dns().unwrap().to_owned()
+    };
+    assert_eq!(default(&store), "a.example");
+    store.look(at(NOW + 11 * DAY), false);
+    assert_eq!(default(&store), "b.example");
+    assert_eq!(served(&store), shown(&[("b.example", 80), ("a.example", 10)]));
+    store.look(at(NOW + 81 * DAY), false);
+    assert_eq!(default(&store), "a.example", "none is valid");
+}
+
+#[test]
+fn certbots_archive_is_told_from_what_is_current() {
+    let dir = TempDir::new().unwrap();
+    let at_path = |path: &str| dir.path().join(path);
+    fs::create_dir_all(at_path("live/a")).unwrap();
+    fs::create_dir_all(at_path("archive/a")).unwrap();
+    for (number, days) in [(1, -20), (2, 30), (3, 80)] {
+        let (cert, key) = pems(&["mail.example.org"], days);
+        for (kind, text) in [("cert", &cert), ("fullchain", &cert), ("privkey", &key)] {
+            put(&dir, &format!("archive/a/{kind}{number}.pem"), text, 0o600);
+        }
+    }
+    for kind in ["cert", "fullchain", "privkey"] {
+        let target = format!("../../archive/a/{kind}3.pem");
+        symlink(target, at_path(&format!("live/a/{kind}.pem"))).unwrap();
+    }
+    for (folder, said) in [
+        (
+            "",
+            Some(
+                "archive: is certbot's archive of old certificates and left out; the current ones are in ",
+            ),
+        ),
+        ("live", None),
+        ("live/a", None),
+        ("archive", Some("fullchain3.pem: lies in certbot's archive")),
+        ("archive/a", Some("fullchain3.pem: lies in certbot's archive")),
+    ] {
+        let settings = in_dir(&at_path(folder));
+        let mut store = Store::new(&settings);
+        let news = store.load(at(NOW)).unwrap();
+        assert_eq!(served(&store), shown(&[("mail.example.org", 80)]), "{folder}");
+        assert!(news.refused.is_empty() && news.problems.is_empty(), "{folder}: {news:?}");
+        let found = messages(&settings);
+        for lines in [&news.notice, &found] {
+            let is_said = |line: &&String| said.is_some_and(|said| line.contains(said));
+            assert_eq!(
+                lines.iter().filter(is_said).count(),
+                usize::from(said.is_some()),
+                "{lines:?}"
+            );
+        }
+        assert!(found.iter().all(|line| line.starts_with("Warning: ")), "{folder}: {found:?}");
+    }
+}
+
+#[test]
+fn an_end_is_told_before_it_comes_and_when_it_does() {
+    let dir = TempDir::new().unwrap();
+    lay(dir.path(), "a", &pems(&["a.example"], 400));
+    let mut store = Store::new(&in_dir(dir.path()));
+    store.load(at(NOW)).unwrap();
+    let end = NOW + 400 * DAY;
+    for (now, problem, notice, relief) in [
+        (end - 31 * DAY, "", "", ""),
+        (end - 29 * DAY, "", "a.crt: the certificate expires in 29 days", ""),
+        (end - 28 * DAY, "", "", ""),
+        (end - 2 * DAY, "", "the certificate expires in 2 days", ""),
+        (end, "", "the certificate expires in 0 seconds", ""),
+        (end + 1, "a.crt: the certificate expired on", "", ""),
+        (end + 2, "", "", ""),
+        (end - 9000, "", "", "a.crt: the certificate is valid now, until"),
+        (NOW - 20 * DAY, "the certificate is not valid before", "", ""),
+        (NOW, "", "", "the certificate is valid now"),
+    ] {
+        let news = store.look(at(now), false);
+        for (lines, expected) in
+            [(&news.problems, problem), (&news.notice, notice), (&news.relief, relief)]
+        {
+            assert_eq!(lines.len(), usize::from(!expected.is_empty()), "{now}: {news:?}");
+            assert!(lines.iter().all(|line| line.contains(expected)), "{now}: {news:?}");
+        }
+        let next = store.next_moment(at(now));
+        assert!(next.is_none_or(|next| next > now));
+    }
+    // So at once, and of what has a short life later.
+    lay(dir.path(), "a", &pems(&["a.example"], 4));
+    let mut store = Store::new(&in_dir(dir.path()));
+    let news = store.load(at(NOW)).unwrap();
+    assert_eq!(
+        news.notice.iter().filter(|line| line.contains("expires in")).count(),
+        1,
+        "{news:?}"
+    );
+    assert!(store.look(at(NOW + DAY), false).notice.is_empty());
+    lay(dir.path(), "a", &pems(&["a.example"], 5));
+    let mut store = Store::new(&in_dir(dir.path()));
+    let is_told = |news: News| news.notice.iter().any(|line| line.contains("expires in"));
+    assert!(!is_told(store.load(at(NOW)).unwrap()) && is_told(store.look(at(NOW + DAY), false)));
+    let mut store = Store::new(&in_dir(dir.path()));
+    let news = store.load(at(NOW - 20 * DAY)).unwrap();
+    assert!(
+        news.problems.len() == 1 && news.problems[0].contains("is not valid before"),
+        "{news:?}"
+    );
 }
