@@ -270,6 +270,26 @@ fn user_and_password_arrive_octet_for_octet() {
     }
 }
 
+/// Old servers do not unescape a quoted string.
+#[test]
+fn a_literal_stays_a_literal_towards_the_server() {
+    for (offers, written) in
+        [("LITERAL+", "{5+}\r\nalice {6+}\r\nse\"\\et"), ("ID", "{5}\r\nalice {6}\r\nse\"\\et")]
+    {
+        let backend = FakeBackend::imap(offers, |_, _| false);
+        let proxy = Proxy::start(&backend, "");
+        let mut client = proxy.connect();
+        client.expect("* OK ");
+        client.send("a LOGIN {5}\r\n");
+        client.expect("+ ");
+        client.send("alice {6+}\r\nse\"\\et\r\n");
+        client.expect("a NO");
+        let received = backend.received();
+        assert!(received.contains(&format!(" LOGIN {written}\r\n")), "{received}");
+        proxy.stop();
+    }
+}
+
 fn client_literals(user: &[u8], password: &[u8]) -> Vec<u8> {
     let mut command = format!("a LOGIN {{{}+}}\r\n", user.len()).into_bytes();
     command.extend_from_slice(user);

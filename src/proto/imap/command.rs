@@ -36,6 +36,16 @@ pub struct Command<'a> {
     pub arguments: &'a [u8],
 }
 
+/// How a client wrote a string: as a literal, or on the line.
+///
+/// Old servers do not read `\"` and `\\` in quotes. So a literal goes on as one, and so does an
+/// unquoted backslash, which would have to be escaped.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Form {
+    Line,
+    Literal,
+}
+
 /// Why the bytes are no command, or its arguments not those of the verb.
 #[derive(Clone, Copy, Debug, Eq, PartialEq, thiserror::Error)]
 pub enum Error {
@@ -72,15 +82,16 @@ impl<'a> Command<'a> {
         Reader(self.arguments).end()
     }
 
-    /// LOGIN's user and password (RFC 9051 §6.2.3).
-    pub fn login(&self) -> Result<(Vec<u8>, Secret), Error> {
+    /// LOGIN's user and password (RFC 9051 §6.2.3), and how each was written.
+    pub fn login(&self) -> Result<(Vec<u8>, Secret, [Form; 2]), Error> {
         let mut reader = Reader(self.arguments);
         reader.pad();
-        let user = reader.astring()?;
+        let (user, user_form) = reader.astring()?;
         reader.blanks()?;
-        let password = Secret::new(reader.astring()?);
+        let (password, password_form) = reader.astring()?;
+        let password = Secret::new(password);
         reader.end()?;
-        Ok((user, password))
+        Ok((user, password, [user_form, password_form]))
     }
 
     /// AUTHENTICATE's mechanism, in upper case, and the initial response as written (RFC 4959).
@@ -208,11 +219,16 @@ impl Reader<'_> {
     }
 
     /// An atom, a quoted string or a literal: the octets that it means.
-    pub(super) fn astring(&mut self) -> Result<Vec<u8>, Error> {
-        match self.peek() {
-            Some(b'"' | b'{') => self.string(),
-            _ => self.atom().map(<[u8]>::to_vec),
-        }
+    fn astring(&mut self) -> Result<(Vec<u8>, Form), Error> {
+        Ok(match self.peek() {
+            Some(b'{') => (self.literal()?, Form::Literal),
+            Some(b'"') => (self.quoted()?, Form::Line),
+            _ => {
+                let atom = self.atom()?;
+                let form = if atom.contains(&b'\\') { Form::Literal } else { Form::Line };
+                (atom.to_vec(), form)
+            }
+        })
     }
 
     /// A quoted string or a literal.
@@ -296,7 +312,7 @@ mod tests {
     use super::*;
 
     fn login(line: &[u8]) -> Result<(Vec<u8>, Vec<u8>), Error> {
-        let (user, password) = Command::parse(line)?.login()?;
+        let (user, password, _) = Command::parse(line)?.login()?;
         Ok((user, password.expose().to_vec()))
     }
 
@@ -311,6 +327,20 @@ mod tests {
         assert_eq!(login(b"a LOGIN d\\u p%*\r\n"), Ok((b"d\\u".to_vec(), b"p%*".to_vec())));
         assert_eq!(login(b"a LOGIN u {2+}\np\r\n"), Ok((b"u".to_vec(), b"p\r".to_vec())));
         assert_eq!(login(b"a LOGIN u {2+}\np\r\r\n"), Ok((b"u".to_vec(), b"p\r".to_vec())));
+    }
+
+    #[test]
+    fn the_form_of_a_string_is_known() {
+        use Form::{Line, Literal};
+        for (line, forms) in [
+            (&b"a LOGIN u p\r\n"[..], [Line, Line]),
+            (b"a LOGIN \"u\\\\\" p%\r\n", [Line, Line]),
+            (b"a LOGIN {1+}\r\nu \"p\"\r\n", [Literal, Line]),
+            (b"a LOGIN d\\u {1}\r\np\r\n", [Literal, Literal]),
+        ] {
+            let login = Command::parse(line).and_then(|command| command.login());
+            assert_eq!(login.map(|(_, _, forms)| forms), Ok(forms), "{}", line.escape_ascii());
+        }
     }
 
     #[test]

@@ -18,7 +18,7 @@
 //! of [`super::line`]. The deadline is the driver's.
 //! Not here: the exchange with the backend ([`super::login`]).
 
-use super::command::{self, Command, Verb};
+use super::command::{self, Command, Form, Verb};
 use super::id;
 use super::line::{self, Limits, Scan, Scanner};
 use super::sasl;
@@ -44,8 +44,8 @@ pub struct Login {
 
 #[derive(Debug)]
 pub enum Method {
-    /// The octets that LOGIN's two strings mean (RFC 9051 §6.2.3).
-    Login { user: Vec<u8>, password: Secret },
+    /// The octets that LOGIN's two strings mean (RFC 9051 §6.2.3), and how the client wrote them.
+    Login { user: Vec<u8>, password: Secret, forms: [Form; 2] },
     /// The mechanism's name in upper case and the initial response in base64 (RFC 4959), `=` if empty.
     Authenticate { mechanism: String, initial: Option<Secret> },
 }
@@ -297,8 +297,8 @@ impl Dialogue {
                 return Ok(Answered::StartTls);
             }
             Verb::Login => {
-                let (user, password) = command.login()?;
-                let method = Method::Login { user, password };
+                let (user, password, forms) = command.login()?;
+                let method = Method::Login { user, password, forms };
                 return Ok(Answered::LogIn(Login { tag: tag.to_vec(), method }));
             }
             Verb::Authenticate => {

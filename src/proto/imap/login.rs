@@ -21,14 +21,17 @@
 //!                                         └─tagged─▶ Done
 //! ```
 //!
-//! LOGIN is written anew in the form that the backend can read: quoted where every server reads a quoted
-//! string, else as a literal, waiting for `+` unless it offers LITERAL+ or LITERAL- (RFC 7888).
-//! AUTHENTICATE passes line by line. What the client said before the backend was there answers its first `+`; so does
-//! an initial response that it can't take on the command's line (no SASL-IR, RFC 4959).
+//! LOGIN is written anew in the form that the backend can read. What the client wrote as a literal
+//! stays one, since old servers do not unescape a quoted string; the rest is quoted where every
+//! server reads that. A literal waits for `+` unless the backend offers LITERAL+ or LITERAL- (RFC
+//! 7888). AUTHENTICATE passes line by line. What the client said before the backend was there
+//! answers its first `+`; so does an initial response that it can't take on the command's line (no
+//! SASL-IR, RFC 4959).
 //! Limits: [`MAX_ROUNDS`] messages of the client, [`line::Limits::sasl`] bytes each, [`MAX_RESPONSES`] bytes
 //! more from the backend. Deadlines are the driver's.
 
 use super::capability::{self, Repair};
+use super::command::Form;
 use super::dialogue::{End, Login, Method, answer};
 use super::id;
 use super::line;
@@ -77,7 +80,7 @@ pub enum Outcome {
 pub struct Dialect {
     pub id: bool,
     pub sasl_ir: bool,
-    /// The longest literal that may be sent without waiting for `+`.
+    /// The longest literal that may be sent without waiting for `+`; 0: every literal has to wait.
     pub non_synchronising: usize,
 }
 
@@ -161,7 +164,7 @@ impl<'a> Exchange<'a> {
             responses: 0,
             rounds,
             said: match &login.method {
-                Method::Login { user, password } => user.len() + password.expose().len(),
+                Method::Login { user, password, .. } => user.len() + password.expose().len(),
                 Method::Authenticate { initial, .. } => {
                     initial.as_ref().map_or(0, |text| text.expose().len())
                 }
@@ -419,13 +422,13 @@ impl<'a> Exchange<'a> {
     fn log_in(&mut self, to_backend: &mut Vec<u8>) {
         to_backend.extend_from_slice(self.tag);
         match &self.login.method {
-            Method::Login { user, password } => {
+            Method::Login { user, password, forms } => {
                 // Large enough for both, every byte escaped: a buffer that grows leaves copies behind.
                 let mut part = Vec::with_capacity(64 + 2 * (user.len() + password.expose().len()));
                 part.extend_from_slice(b" LOGIN ");
-                self.argument(user, &mut part);
+                self.argument(user, forms[0], &mut part);
                 part.push(b' ');
-                self.argument(password.expose(), &mut part);
+                self.argument(password.expose(), forms[1], &mut part);
                 part.extend_from_slice(b"\r\n");
                 self.unsaid.push_back(Secret::new(part));
                 let first = self.unsaid.pop_front();
@@ -455,11 +458,12 @@ impl<'a> Exchange<'a> {
     }
 
     /// Writes one string of LOGIN; where a literal has to wait for `+`, `part` is put by and begun anew.
-    fn argument(&mut self, text: &[u8], part: &mut Vec<u8>) {
-        if id::fits_quoted(text) {
+    fn argument(&mut self, text: &[u8], form: Form, part: &mut Vec<u8>) {
+        if form == Form::Line && id::fits_quoted(text) {
             return id::write_quoted(text, part);
         }
-        if text.len() <= self.dialect.non_synchronising {
+        let at_once = self.dialect.non_synchronising;
+        if at_once > 0 && text.len() <= at_once {
             part.extend_from_slice(format!("{{{}+}}\r\n", text.len()).as_bytes());
         } else {
             part.extend_from_slice(format!("{{{}}}\r\n", text.len()).as_bytes());

@@ -40,7 +40,7 @@ fn a_login_is_handed_on_with_what_follows_left_in_the_input() {
     for step in 1..=input.len() {
         let (out, next, rest) = talk(&mut dialogue(), input, step);
         assert_eq!(out, "+ OK\r\n");
-        let Next::LogIn(Login { tag, method: Method::Login { user, password } }) = next else {
+        let Next::LogIn(Login { tag, method: Method::Login { user, password, .. } }) = next else {
             panic!("no login in steps of {step}")
         };
         assert_eq!(
@@ -124,7 +124,7 @@ fn tell(input: &[u8], pieces: &mut dyn Iterator<Item = &[u8]>) -> Told {
             assert!(seen.bytes().len() <= most, "{}", input.escape_ascii());
             match dialogue.advance(&mut seen, b"IMAP4rev1", &mut out) {
                 Next::More => break,
-                Next::LogIn(Login { tag, method: Method::Login { user, password } }) => {
+                Next::LogIn(Login { tag, method: Method::Login { user, password, .. } }) => {
                     let words = [&tag, &user, password.expose()]
                         .map(|word| word.escape_ascii().to_string());
                     logins.push(words.join(" "));

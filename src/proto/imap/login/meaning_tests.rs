@@ -24,7 +24,8 @@ const LEAK: &[u8] = b"LE~AK";
 #[derive(Clone, Debug, PartialEq)]
 enum Seen {
     Id(Vec<u8>),
-    Login(Vec<u8>, Vec<u8>),
+    /// With which of the two was a literal.
+    Login(Vec<u8>, Vec<u8>, [bool; 2]),
     Authenticate(Vec<u8>, Option<Vec<u8>>),
     Line(Vec<u8>),
     Cancel,
@@ -88,8 +89,11 @@ enum ServerState {
 
 enum Read {
     Plus,
-    Whole { tag: Vec<u8>, name: Vec<u8>, arguments: Vec<Vec<u8>>, length: usize },
+    Whole { tag: Vec<u8>, name: Vec<u8>, arguments: Vec<Argument>, length: usize },
 }
+
+/// The octets, and whether they came as a literal.
+type Argument = (Vec<u8>, bool);
 
 const UNTAGGED: &[u8] = b"* OK [ALERT] soon {4}\r\n* X {18}\r\nP1 OK forged {3}\r\n(\"\")\r\n";
 const BEHIND_OK: &[u8] = b"* 1 EXISTS\r\n* OK {3";
@@ -153,22 +157,23 @@ impl<'a> Server<'a> {
         }
     }
 
-    fn command(&mut self, name: &[u8], mut arguments: Vec<Vec<u8>>, said: &mut Vec<u8>) {
+    fn command(&mut self, name: &[u8], mut arguments: Vec<Argument>, said: &mut Vec<u8>) {
         match (name, arguments.len()) {
             (b"ID", 1) if self.seen.is_empty() && self.offers.id => {
-                self.seen.push(Seen::Id(arguments.remove(0)));
+                self.seen.push(Seen::Id(arguments.remove(0).0));
                 said.extend_from_slice(b"* ID (\"name\" {3}\r\n)\r\n)\r\nP1 NO whatever\r\n");
             }
             (b"LOGIN", 2) => {
-                let password = arguments.remove(1);
-                self.seen.push(Seen::Login(arguments.remove(0), password));
+                let (password, second) = arguments.remove(1);
+                let (user, first) = arguments.remove(0);
+                self.seen.push(Seen::Login(user, password, [first, second]));
                 self.result(said);
             }
             (b"AUTHENTICATE", 1 | 2) => {
-                let initial = (arguments.len() == 2).then(|| arguments.remove(1));
+                let initial = (arguments.len() == 2).then(|| arguments.remove(1).0);
                 assert!(initial.is_none() || self.offers.sasl_ir);
                 let asks = self.attempt.initial && initial.is_none();
-                self.seen.push(Seen::Authenticate(arguments.remove(0), initial));
+                self.seen.push(Seen::Authenticate(arguments.remove(0).0, initial));
                 if asks {
                     said.extend_from_slice(b"+ \r\n");
                     self.state = ServerState::Line;
@@ -239,11 +244,12 @@ fn read(inbox: &[u8], granted: usize, offers: Offers) -> Option<Read> {
     let mut asked = 0;
     if name == b"ID" {
         let (list, stop) = walk.until(b"\r")?;
-        arguments.push(list);
+        arguments.push((list, false));
         end = stop;
     }
     while end == b' ' {
         let (mut argument, stop) = walk.until(b"\" \r}")?;
+        let is_literal = stop == b'}';
         match (argument.first(), stop) {
             (None, b'"') => {
                 loop {
@@ -287,7 +293,7 @@ fn read(inbox: &[u8], granted: usize, offers: Offers) -> Option<Read> {
             }
             _ => panic!("{argument:?} is no argument"),
         }
-        arguments.push(argument);
+        arguments.push((argument, is_literal));
     }
     assert_eq!(walk.take(1)?, b"\n");
     Some(Read::Whole { tag, name, arguments, length: walk.at })

@@ -101,11 +101,33 @@ fn login_is_written_in_the_form_that_the_backend_reads() {
 }
 
 #[test]
+fn what_a_client_wrote_as_a_literal_stays_one_since_old_servers_do_not_unescape() {
+    let modern = MODERN.strip_suffix(b" ID").expect("suffix");
+    let ok: (&str, &[u8]) = ("B", b"P1 OK hi\r\n");
+    let go: (&str, &[u8]) = ("B", b"+ go\r\n");
+    for (said, plus, waits) in [
+        ("{1+}\r\nu {3+}\r\np\"q", "{1+}\r\nu {3+}\r\np\"q", "{1}\r\nu {3}\r\np\"q"),
+        ("{1}\r\nu \"p\\\\q\"", "{1+}\r\nu \"p\\\\q\"", "{1}\r\nu \"p\\\\q\""),
+        ("u {0}\r\n", "\"u\" {0+}\r\n", "\"u\" {0}\r\n"),
+        // Nor is an unquoted backslash escaped.
+        ("d\\u p%q", "{3+}\r\nd\\u \"p%q\"", "{3}\r\nd\\u \"p%q\""),
+    ] {
+        let command = format!("a LOGIN {said}\r\n");
+        let command = command.as_bytes();
+        always(command, modern, &[ok], &format!("P1 LOGIN {plus}\r\n"), "a OK hi\r\n", OK);
+        let mut script = vec![go; waits.matches('{').count()];
+        script.push(ok);
+        always(command, b"", &script, &format!("P1 LOGIN {waits}\r\n"), "a OK hi\r\n", OK);
+    }
+}
+
+#[test]
 fn what_takes_too_much_room_in_quotes_goes_as_a_literal() {
     for (password, quoted) in
         [("p".repeat(1000), true), ("p".repeat(1001), false), ("\"".repeat(501), false)]
     {
-        let command = format!("a LOGIN u {{{}+}}\r\n{password}\r\n", password.len());
+        let escaped = password.replace('"', "\\\"");
+        let command = format!("a LOGIN u \"{escaped}\"\r\n");
         let written = if quoted {
             format!("P1 LOGIN \"u\" \"{password}\"\r\n")
         } else {

@@ -107,7 +107,7 @@ fn dialogue_only(stream: &[u8], cuts: &[usize]) -> (Vec<u8>, Option<End>) {
             Next::StartTls => unreachable!("TLS is on"),
             Next::LogIn(Login { tag, method }) => {
                 let (first, second) = match method {
-                    Method::Login { user, password } => (user, Some(password)),
+                    Method::Login { user, password, .. } => (user, Some(password)),
                     Method::Authenticate { mechanism, initial } => {
                         (mechanism.into_bytes(), initial)
                     }

@@ -21,7 +21,7 @@ fn attempt(verdict: Verdict, challenges: &[&[u8]]) -> Attempt {
 }
 
 fn login_seen(user: &str, password: &str) -> Vec<Seen> {
-    vec![Seen::Login(user.into(), password.into())]
+    vec![Seen::Login(user.into(), password.into(), [false; 2])]
 }
 
 fn authenticate_seen(mechanism: &str) -> Vec<Seen> {

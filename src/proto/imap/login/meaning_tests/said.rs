@@ -83,6 +83,17 @@ fn said_before_dialling(mechanism: &str, initial: bool) -> &'static [&'static [u
     all.get(usize::from(initial)..).unwrap_or_default()
 }
 
+/// Whether the backend gets a literal: where the client wrote one, and where quotes would not do.
+fn as_literal(text: &[u8], form: Form) -> bool {
+    let (written, _) = written(text, form);
+    let quoted = 2 * text.len() - text.iter().filter(|&o| !b"\"\\".contains(o)).count();
+    let unquoted = !written.starts_with(b"\"");
+    written.starts_with(b"{")
+        || (unquoted && text.contains(&b'\\'))
+        || quoted > 1000
+        || text.iter().any(|octet| !(b' '..=b'~').contains(octet))
+}
+
 /// What has to come of a list of turns, by the rules and not by the code.
 #[derive(Default)]
 struct Expected {
@@ -179,7 +190,8 @@ impl Expected {
                 return [tag, blank, b"ID", blank, line, &padded].concat();
             }
             Turn::Login([user, password]) => {
-                seen.push(Seen::Login(user.0.clone(), password.0.clone()));
+                let literal = [user, password].map(|(text, form)| as_literal(text, *form));
+                seen.push(Seen::Login(user.0.clone(), password.0.clone(), literal));
                 let mut bytes = [tag, blank, b"LOGIN"].concat();
                 for (text, form) in [user, password] {
                     let (text, waits) = written(text, *form);
