@@ -18,6 +18,7 @@ use super::stream::Stream;
 use super::{secure, transparent};
 use crate::config::settings::{self, Identity};
 use crate::conn::socket;
+use crate::proto::imap::refusal;
 use crate::proto::imap::response::{self, Kind, Response};
 use crate::proto::imap::upgrade;
 use crate::proto::proxy_header::Ends;
@@ -41,6 +42,8 @@ pub struct Link {
     pub input: Vec<u8>,
     /// The greeting's text, its code included.
     pub greeting: Vec<u8>,
+    /// What it has said so far that the person must see: untagged responses, ready for a client.
+    pub alerts: Vec<u8>,
     /// It got our ID, and in it what the client told of itself.
     pub introduced: bool,
     /// Why it does not know who the client is, if it should and does not.
@@ -49,7 +52,8 @@ pub struct Link {
 
 impl Link {
     fn new(stream: Stream, input: Vec<u8>, greeting: Vec<u8>) -> Self {
-        Self { stream, input, greeting, introduced: false, untold: None }
+        let alerts = refusal::alert(Kind::Ok, &greeting).unwrap_or_default();
+        Self { stream, input, greeting, alerts, introduced: false, untold: None }
     }
 }
 
@@ -103,8 +107,8 @@ pub enum Error {
     NotImap(String),
     #[error("it greets PREAUTH: everybody would be logged in as somebody else")]
     Preauth,
-    #[error("it says BYE: {0:?}")]
-    Bye(String),
+    #[error("it says BYE: {:?}", shown(.0))]
+    Bye(Vec<u8>),
     #[error("it was told by ID who calls, and then: {0}")]
     Id(String),
     #[error(transparent)]
@@ -112,6 +116,14 @@ pub enum Error {
 }
 
 impl Error {
+    /// What the server said that the person must see, as an untagged response.
+    pub fn alert(&self) -> Option<Vec<u8>> {
+        match self {
+            Self::Bye(text) => refusal::alert(Kind::Bye, text),
+            _ => None,
+        }
+    }
+
     pub fn failure(&self) -> Failure {
         match self {
             Self::Resolve { .. } => Failure::Resolve,
@@ -213,7 +225,9 @@ async fn greeting(mut stream: Stream) -> Result<Link, Error> {
             let greeting = match response {
                 Response::Status { kind: Kind::Ok, text } => text.to_vec(),
                 Response::Status { kind: Kind::PreAuth, .. } => return Err(Error::Preauth),
-                Response::Status { kind: Kind::Bye, text } => return Err(Error::Bye(shown(text))),
+                Response::Status { kind: Kind::Bye, text } => {
+                    return Err(Error::Bye(text.to_vec()));
+                }
                 _ => return Err(Error::NotImap(shown(line))),
             };
             input.drain(..length);

@@ -65,6 +65,7 @@ async fn exchange(link: &mut Link, caller: &Caller<'_>) -> Result<Verdict, Strin
     let mut answer = Answer::to(caller.tag);
     loop {
         if let Some(verdict) = answer.read(&mut link.input).map_err(|error| error.to_string())? {
+            link.alerts.append(&mut answer.alerts);
             return Ok(verdict);
         }
         if !matches!(link.stream.read_buf(&mut link.input).await, Ok(1..)) {

@@ -186,13 +186,13 @@ impl Server {
             && transparent::source(client, &endpoint.address).is_none()
     }
 
-    /// It broke off in the middle of a login. `long`: the client said so much that this may be why.
-    pub fn on_undecided(&self, endpoint: &Endpoint, why: &str, long: bool) {
+    /// It did not decide on a login. `doubt`: nothing of the client's may be why.
+    pub fn on_undecided(&self, endpoint: &Endpoint, why: &str, doubt: bool) {
         if let Some(not_logged) = self.sample(2) {
             let backend = &*self.name;
             tracing::warn!(backend, why, not_logged, "backend did not decide on a login");
         }
-        if !long {
+        if doubt {
             endpoint.health().on_undecided(Instant::now());
             endpoint.stirred.notify_one();
         }

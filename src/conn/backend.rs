@@ -32,7 +32,10 @@ use crate::metrics::{HoldResult, LoginResult, Phase};
 use crate::proto::imap::dialogue::{Login, Method, answer};
 use crate::proto::imap::id::Fields;
 use crate::proto::imap::introduction;
-use crate::proto::imap::login::{self, Exchange, Outcome, Step};
+use crate::proto::imap::login::{self, Exchange, Lost, Outcome, Step};
+
+/// How long a server that has said BYE may take for its result.
+const PARTING: Duration = Duration::from_secs(2);
 
 /// How long a client may take for an answer while a server waits for it. Servers have places for few logins (Dovecot for
 /// 100), so silence must not hold one; a mail client computes its answer and asks nobody.
@@ -76,7 +79,9 @@ pub async fn log_in(
     let result = match attempt.as_ref().map(|attempt| attempt.outcome) {
         Ok(Outcome::LoggedIn) => LoginResult::Ok,
         Ok(Outcome::Rejected) => LoginResult::Rejected,
-        Ok(Outcome::Unavailable(_)) => LoginResult::Unavailable,
+        Ok(Outcome::Unavailable(_) | Outcome::Late | Outcome::Undecided(_)) => {
+            LoginResult::Unavailable
+        }
         Ok(Outcome::Aborted | Outcome::RuledOut) | Err(_) => LoginResult::Aborted,
     };
     let dialled = attempt.as_ref().ok().and_then(|attempt| attempt.dialled.as_ref());
@@ -133,7 +138,7 @@ async fn refuse_loop(
         );
     }
     let mut out = Vec::new();
-    login::unavailable(&login.tag, &mut out);
+    login::circle(&login.tag, &mut out);
     dialogue.send(&out, ctx).await?;
     Ok(Attempt { outcome: Outcome::Aborted, dialled: None })
 }
@@ -176,8 +181,8 @@ struct Dialled {
 
 /// Why there is none.
 enum NoServer {
-    /// None greets.
-    Down,
+    /// None greets. What they said instead that the person must see.
+    Down(Vec<u8>),
     /// Those that would have their `max_sessions`.
     Full,
 }
@@ -225,7 +230,8 @@ async fn attempt(
         Err(none) => {
             let mut out = Vec::new();
             let why = match none {
-                NoServer::Down => {
+                NoServer::Down(alerts) => {
+                    out = alerts;
                     login::unavailable(&login.tag, &mut out);
                     "no server greets"
                 }
@@ -239,7 +245,7 @@ async fn attempt(
         }
     };
     let Choice { server, endpoint, .. } = &choice;
-    let deadline = dialogue.deadline.min(Instant::now() + ctx.timeouts.backend_login);
+    let mut deadline = dialogue.deadline.min(Instant::now() + ctx.timeouts.backend_login);
     // Zeroed when done: they hold the password.
     let (mut to_backend, mut to_client) = (Zeroizing::new(Vec::new()), Vec::new());
     let nothing = Fields::default();
@@ -249,13 +255,17 @@ async fn attempt(
     } else {
         caller.id
     };
-    let mut step = exchange.start(server.dialect(endpoint), id, &mut to_backend);
+    let alerts = std::mem::take(&mut link.alerts);
+    let mut step = exchange.start(server.dialect(endpoint), id, alerts, &mut to_backend);
     // Whether what either side has sent so far was looked at and more is needed.
     let (mut client_read, mut backend_read) = (false, link.input.is_empty());
     let mut answer_until = deadline;
     let outcome = loop {
-        let sent = timeout_at(deadline, link.stream.send(&to_backend)).await;
-        let mut lost = !matches!(sent, Ok(Ok(())));
+        if exchange.is_ending() {
+            deadline = deadline.min(Instant::now() + PARTING);
+        }
+        // One that takes no more may have said why: what is read tells.
+        let late = timeout_at(deadline, link.stream.send(&to_backend)).await.is_err();
         to_backend.zeroize();
         dialogue.send(&to_client, ctx).await?;
         to_client.clear();
@@ -273,13 +283,17 @@ async fn attempt(
                 step
             }
             Step::Backend => {
-                if backend_read && !lost {
+                let mut lost = late.then_some(Lost::Late);
+                if backend_read && !late {
                     let read = timeout_at(deadline, link.stream.read_buf(&mut link.input)).await;
-                    lost = !matches!(read, Ok(Ok(1..)));
+                    lost = match read {
+                        Ok(Ok(1..)) => None,
+                        Ok(_) => Some(Lost::Closed),
+                        Err(_) => Some(Lost::Late),
+                    };
                 }
-                if lost {
-                    login::unavailable(&login.tag, &mut to_client);
-                    Step::Done(Outcome::Unavailable("it broke off before its result"))
+                if let Some(lost) = lost {
+                    exchange.on_lost(lost, &mut to_client)
                 } else {
                     let step =
                         exchange.on_backend(&mut link.input, &mut to_backend, &mut to_client);
@@ -290,10 +304,18 @@ async fn attempt(
             }
         };
     };
-    if let Outcome::Unavailable(why) = outcome
+    let late =
+        format!("no result within {:?} (timeouts.backend_login)", ctx.timeouts.backend_login);
+    let undecided = match outcome {
+        Outcome::Unavailable(why) => Some((why, !exchange.is_long())),
+        Outcome::Late => Some((late.as_str(), !exchange.is_long())),
+        Outcome::Undecided(why) => Some((why, false)),
+        Outcome::LoggedIn | Outcome::Rejected | Outcome::Aborted | Outcome::RuledOut => None,
+    };
+    if let Some((why, doubt)) = undecided
         && !dialogue.left().is_zero()
     {
-        server.on_undecided(endpoint, why, exchange.is_long());
+        server.on_undecided(endpoint, why, doubt);
     }
     if matches!(outcome, Outcome::LoggedIn | Outcome::Rejected) {
         endpoint.health().on_decided();
@@ -318,7 +340,8 @@ async fn dial(
             // Whoever waits is told when it works again, and does not find out for itself.
             choices.retain(|choice| choice.tier != Tier::Down);
         }
-        let dialling = dial_in_order(choices.into(), &mut full, dialogue.deadline, caller);
+        let (queue, mut alerts) = (choices.into(), Vec::new());
+        let dialling = dial_in_order(queue, &mut full, &mut alerts, dialogue.deadline, caller);
         // A client that has ended its side behind its login may still want the answer.
         let dialled = tokio::select! {
             biased;
@@ -344,15 +367,16 @@ async fn dial(
             if full {
                 ctx.backends.say_full();
             }
-            return Ok(Err(if full { NoServer::Full } else { NoServer::Down }));
+            return Ok(Err(if full { NoServer::Full } else { NoServer::Down(alerts) }));
         }
     }
 }
 
-/// `full` is set if one had no room for this session.
+/// `full` is set if one had no room for this session; `alerts` are what the last one said that the person must see.
 async fn dial_in_order(
     mut choices: VecDeque<Choice>,
     full: &mut bool,
+    alerts: &mut Vec<u8>,
     deadline: Instant,
     caller: &Caller<'_>,
 ) -> Option<Dialled> {
@@ -404,6 +428,7 @@ async fn dial_in_order(
                 return Some(Dialled { choice: choice.clone(), seat, link, start });
             }
             Ok(Err(error)) => {
+                *alerts = error.alert().unwrap_or_default();
                 server.on_bad_dial(endpoint, &error, start.into_std());
                 seat.give_back();
             }

@@ -91,7 +91,7 @@ pub async fn explain(
         ),
         Failed::Dial(dial::Error::Bye(text)) => section.problem(
             Check::Greeting,
-            format!("BYE: {text}"),
+            format!("BYE: {}", crate::log::printable(&text)),
             "The server takes no connections now, or none from this address. Its log says why.",
             Vec::new(),
         ),

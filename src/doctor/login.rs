@@ -5,11 +5,12 @@
 
 use super::finding::{Check, Section};
 use super::server::Met;
-use super::talk::{Answer, mechanisms};
+use super::talk::{self, Answer, mechanisms};
 use super::{Examined, listener, server};
 use crate::config::settings::{self, Listen};
 use crate::log::printable;
-use crate::proto::imap::response::{self, Kind};
+use crate::proto::imap::refusal::{Meaning, Refusal};
+use crate::proto::imap::response::Kind;
 use crate::proto::imap::secret::Secret;
 
 /// How an attempt ended.
@@ -18,8 +19,10 @@ enum Outcome {
     In,
     /// The server's words, printable.
     Refused(String),
-    /// It could not decide (RFC 5530 §3).
+    /// It could not decide.
     Unavailable(String),
+    /// It takes no password on a connection that it takes for unencrypted.
+    Unencrypted(String),
     Failed(String),
 }
 
@@ -63,7 +66,7 @@ async fn past(
         Err(error) => return Outcome::Failed(error.to_string()),
     };
     talk.set_limit(examined.settings.timeouts.backend_login);
-    let outcome = outcome(talk.log_in(user, password).await);
+    let outcome = outcome(talk.log_in(user, password).await, user);
     talk.log_out().await;
     outcome
 }
@@ -79,32 +82,35 @@ async fn through(
         Err(why) => return Outcome::Failed(why),
     };
     talk.set_limit(examined.settings.timeouts.login);
-    let outcome = outcome(talk.log_in(user, password).await);
+    let outcome = outcome(talk.log_in(user, password).await, user);
     talk.log_out().await;
     outcome
 }
 
-fn outcome(answer: Result<Answer, super::talk::Error>) -> Outcome {
-    let answer = match answer {
-        Ok(answer) => answer,
+/// Judged as the proxy judges it.
+fn outcome(answer: Result<Answer, talk::Error>, user: &str) -> Outcome {
+    let (kind, text) = match answer {
+        Ok(Answer { kind: Kind::Ok, .. }) => return Outcome::In,
+        Ok(answer) => (answer.kind, answer.text),
+        Err(talk::Error::Bye(text)) => (Kind::Bye, text.into_bytes()),
         Err(error) => return Outcome::Failed(error.to_string()),
     };
-    let text = printable(&answer.text);
-    let outage = response::code(&answer.text).is_some_and(|(code, _)| {
-        [&b"UNAVAILABLE"[..], b"INUSE", b"LIMIT", b"SERVERBUG"]
-            .iter()
-            .any(|outage| code.eq_ignore_ascii_case(outage))
-    });
-    match answer.kind {
-        Kind::Ok => Outcome::In,
-        Kind::Bad => Outcome::Refused(format!("BAD {text}")),
-        _ if outage => Outcome::Unavailable(text),
-        _ => Outcome::Refused(text),
+    let Refusal { meaning, .. } = Refusal::of(kind, &text, &[user.as_bytes()]);
+    let mut words = printable(&text);
+    match kind {
+        Kind::Bad => words.insert_str(0, "BAD "),
+        Kind::Bye => words.insert_str(0, "BYE "),
+        _ => {}
+    }
+    match meaning {
+        Meaning::Outage | Meaning::NotNow => Outcome::Unavailable(words),
+        Meaning::Unencrypted => Outcome::Unencrypted(words),
+        Meaning::Wrong | Meaning::NoMechanism | Meaning::Unclear => Outcome::Refused(words),
     }
 }
 
 fn judge(past: Option<Outcome>, through: Option<Outcome>, section: &mut Section) {
-    use Outcome::{Failed, In, Refused, Unavailable};
+    use Outcome::{Failed, In, Refused, Unavailable, Unencrypted};
     let wrong = "The user name or the password is wrong, or the server wants the name in another form (with or without the domain). Its log says which.";
     match (past, through) {
         (Some(In), Some(In)) => section.ok(Check::Login, "works past the proxy and through it"),
@@ -115,25 +121,27 @@ fn judge(past: Option<Outcome>, through: Option<Outcome>, section: &mut Section)
             "not tried",
             "Neither the proxy nor a server could be spoken to.",
         ),
-        (Some(Refused(text)), Some(Refused(_)) | None) => match wants_tls(&text) {
-            true => section.problem(
-                Check::Login,
-                format!("refused: {text}"),
-                "The server takes no password on a connection that it takes for unencrypted, though it does not say LOGINDISABLED.",
-                Vec::new(),
-            ),
-            false => section.problem(Check::Login, format!("refused both ways: {text}"), wrong, Vec::new()),
-        },
+        // hMailServer and others say it only when a password is sent.
+        (Some(Unencrypted(text)), Some(Unencrypted(_) | Refused(_) | Unavailable(_)) | None)
+        | (None, Some(Unencrypted(text))) => section.problem(
+            Check::Login,
+            format!("refused: {text}"),
+            "The server takes no password on a connection that it takes for unencrypted, though it does not say LOGINDISABLED.",
+            Vec::new(),
+        ),
+        (Some(Refused(text)), Some(Refused(_) | Unencrypted(_)) | None) => {
+            section.problem(Check::Login, format!("refused both ways: {text}"), wrong, Vec::new());
+        }
         (None, Some(Refused(text))) => {
             section.problem(Check::Login, format!("refused: {text}"), wrong, Vec::new());
         }
-        (Some(In), Some(Refused(text) | Unavailable(text) | Failed(text))) => section.problem(
+        (Some(In), Some(Refused(text) | Unencrypted(text) | Unavailable(text) | Failed(text))) => section.problem(
             Check::Login,
             format!("works past the proxy, and not through it: {text}"),
             "The password is right. The server treats the proxy's sessions otherwise (another address, the identity that is sent, a delay after wrong passwords), or the running proxy has another configuration than this file. Its log line `login` and the server's log say which.",
             Vec::new(),
         ),
-        (Some(Refused(text) | Unavailable(text) | Failed(text)), Some(In)) => section.warning(
+        (Some(Refused(text) | Unencrypted(text) | Unavailable(text) | Failed(text)), Some(In)) => section.warning(
             Check::Login,
             format!("works through the proxy, and not past it: {text}"),
             "The server lets in the proxy, but not this machine as it spoke now. People can log in.",
@@ -148,12 +156,4 @@ fn judge(past: Option<Outcome>, through: Option<Outcome>, section: &mut Section)
             );
         }
     }
-}
-
-/// hMailServer and others say it only when somebody tries.
-fn wants_tls(text: &str) -> bool {
-    let text = text.to_ascii_lowercase();
-    ["privacyrequired", "starttls", "ssl/tls", "tls is required", "cleartext", "plaintext"]
-        .iter()
-        .any(|word| text.contains(word))
 }

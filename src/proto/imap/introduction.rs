@@ -13,6 +13,7 @@
 use std::net::SocketAddr;
 
 use super::id::{Fields, List};
+use super::refusal;
 use super::response::{self, Kind, Response};
 use crate::proto::proxy_header::host_name;
 
@@ -90,8 +91,10 @@ pub enum Error {
     TooLong,
 }
 
-/// Reads the answer to one ID. Nothing of it is for the client.
+/// Reads the answer to one ID. Nothing of it is for the client, but for alerts.
 pub struct Answer<'a> {
+    /// Untagged responses that the person must see (RFC 9051 §7.1).
+    pub alerts: Vec<u8>,
     tag: &'a [u8],
     scanner: response::Scanner,
     /// Bytes that may still come.
@@ -101,7 +104,7 @@ pub struct Answer<'a> {
 impl<'a> Answer<'a> {
     /// `tag`: that of the command, which nobody can guess.
     pub fn to(tag: &'a [u8]) -> Self {
-        Self { tag, scanner: response::Scanner::default(), room: MAX_ANSWER }
+        Self { alerts: Vec::new(), tag, scanner: response::Scanner::default(), room: MAX_ANSWER }
     }
 
     /// Takes the answer off the front of `input`, as far as it goes; `None`: more is needed.
@@ -116,6 +119,9 @@ impl<'a> Answer<'a> {
             };
             self.room -= length.min(self.room);
             taken += length;
+            if let Response::Status { kind, text } = response {
+                self.alerts.extend(refusal::alert(kind, text).unwrap_or_default());
+            }
             match response {
                 Response::Tagged { tag, kind, text } if tag == self.tag => {
                     let taken = kind == Kind::Ok;

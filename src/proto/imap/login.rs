@@ -27,6 +27,8 @@
 //! 7888). AUTHENTICATE passes line by line. What the client said before the backend was there
 //! answers its first `+`; so does an initial response that it can't take on the command's line (no
 //! SASL-IR, RFC 4959).
+//! What a NO, a BAD or a BYE means is for `refusal` to say. Behind a BYE the result is waited for,
+//! since it says more. Alerts pass, whatever comes of the login.
 //! Limits: [`MAX_ROUNDS`] messages of the client, [`line::Limits::sasl`] bytes each, [`MAX_RESPONSES`] bytes
 //! more from the backend. Deadlines are the driver's.
 
@@ -35,6 +37,7 @@ use super::command::Form;
 use super::dialogue::{End, Login, Method, answer};
 use super::id;
 use super::line;
+use super::refusal::{self, Meaning, Refusal};
 use super::response::{self, Kind, Response};
 use super::sasl::{self, Mechanism};
 use super::secret::{Input, Secret};
@@ -43,6 +46,9 @@ use super::secret::{Input, Secret};
 pub const MAX_ROUNDS: usize = 8;
 /// Bytes that a backend may say before its tagged result, SASL messages apart.
 pub const MAX_RESPONSES: usize = 64 * 1024;
+
+/// Alerts that a client is shown of a login that fails.
+const MAX_ALERTS: usize = 8;
 
 /// Bytes of credentials and ID that every backend reads; Dovecot closes the connection at some more
 /// than this.
@@ -65,14 +71,26 @@ pub enum Step {
 pub enum Outcome {
     /// The backend said OK; what it sent behind that is the relay's.
     LoggedIn,
-    /// It said NO or BAD.
+    /// It said NO or BAD, and nothing that would make it one of the following.
     Rejected,
     /// The client cancelled, or sent what can't be passed on.
     Aborted,
-    /// It was not asked: it offers no such login.
+    /// It offers no such login: it was not asked, or said so.
     RuledOut,
     /// The backend could not decide: it said so, or something that is no answer.
     Unavailable(&'static str),
+    /// It gave no result in time.
+    Late,
+    /// It did not decide on this login, which says nothing of others.
+    Undecided(&'static str),
+}
+
+/// Why no more comes from the backend.
+#[derive(Clone, Copy, Debug, Eq, PartialEq)]
+pub enum Lost {
+    Closed,
+    /// The driver's deadline is over.
+    Late,
 }
 
 /// What the chosen backend can read, from its capabilities.
@@ -123,6 +141,11 @@ pub struct Exchange<'a> {
     unsaid: std::collections::VecDeque<Secret>,
     /// Untagged responses, which only a client that gets logged in sees.
     untagged: Vec<u8>,
+    /// Those of them that every client has to see (RFC 9051 §7.1), and how many.
+    alerts: Vec<u8>,
+    alerted: usize,
+    /// The backend said BYE, with this text. Its result may still come.
+    bye: Option<Vec<u8>>,
     scanner: response::Scanner,
     responses: usize,
     rounds: usize,
@@ -160,6 +183,9 @@ impl<'a> Exchange<'a> {
             prompts,
             unsaid: std::collections::VecDeque::new(),
             untagged: Vec::new(),
+            alerts: Vec::new(),
+            alerted: 0,
+            bye: None,
             scanner: response::Scanner::default(),
             responses: 0,
             rounds,
@@ -221,9 +247,23 @@ impl<'a> Exchange<'a> {
         self.said += id.size();
     }
 
+    /// Whether the backend said BYE: if its result does not come with that, it does not come.
+    pub fn is_ending(&self) -> bool {
+        self.bye.is_some()
+    }
+
     /// After the greeting of a backend that reads `dialect`; `id` is what the client told of itself.
-    pub fn start(&mut self, dialect: Dialect, id: &id::Fields, to_backend: &mut Vec<u8>) -> Step {
+    /// `alerts`: the responses to be shown of what the backend has said so far.
+    pub fn start(
+        &mut self,
+        dialect: Dialect,
+        id: &id::Fields,
+        alerts: Vec<u8>,
+        to_backend: &mut Vec<u8>,
+    ) -> Step {
         self.dialect = dialect;
+        self.untagged.clone_from(&alerts);
+        self.alerts = alerts;
         if dialect.id && !id.is_empty() {
             self.state = State::Id;
             id.write(self.tag, to_backend);
@@ -261,6 +301,24 @@ impl<'a> Exchange<'a> {
         };
         input.drain(..taken);
         step
+    }
+
+    /// No more comes from the backend, which has given no result.
+    pub fn on_lost(&mut self, lost: Lost, to_client: &mut Vec<u8>) -> Step {
+        if self.state == State::Cancelled {
+            return self.cancelled(to_client);
+        }
+        if let Some(text) = self.bye.take() {
+            let refusal = self.judge(Kind::Bye, &text);
+            return self.refuse("NO", &refusal, "it said BYE instead of a result", to_client);
+        }
+        match lost {
+            Lost::Closed => {
+                let outcome = Outcome::Unavailable("it broke off before its result");
+                self.done("NO", refusal::BROKE_OFF, outcome, to_client)
+            }
+            Lost::Late => self.done("NO", LATE, Outcome::Late, to_client),
+        }
     }
 
     /// Takes one line of the client's off the front of `input`, if it is whole.
@@ -302,13 +360,9 @@ impl<'a> Exchange<'a> {
                 Step::Backend
             }
         } else {
-            let text = if self.rounds < MAX_ROUNDS {
-                "BAD That is not base64."
-            } else {
-                "BAD Too many messages."
-            };
-            answer(to_client, &self.login.tag, text);
-            Step::Done(Outcome::Aborted)
+            let text =
+                if self.rounds < MAX_ROUNDS { "That is not base64." } else { "Too many messages." };
+            self.done("BAD", text, Outcome::Aborted, to_client)
         };
         input.consume(taken);
         step
@@ -324,22 +378,27 @@ impl<'a> Exchange<'a> {
     ) -> Option<Step> {
         match response {
             Response::Tagged { tag, kind, text } if tag == self.tag => match self.state {
+                State::Id if self.is_ending() => Some(self.on_lost(Lost::Closed, to_client)),
                 State::Id => {
-                    self.untagged.clear();
+                    self.untagged.clone_from(&self.alerts);
                     self.log_in(to_backend);
                     Some(Step::Backend)
                 }
                 State::Cancelled => Some(self.cancelled(to_client)),
                 _ => Some(self.on_result(kind, text, to_client)),
             },
-            Response::Continuation(text) => self.on_continuation(text, to_backend, to_client),
-            Response::Status { kind: Kind::Bye, .. } => {
-                Some(self.unavailable("it said BYE instead of a result", to_client))
+            // It is not told a password any more.
+            Response::Continuation(_) if self.is_ending() => {
+                Some(self.on_lost(Lost::Closed, to_client))
             }
+            Response::Continuation(text) => self.on_continuation(text, to_backend, to_client),
             Response::Status { kind: Kind::PreAuth, .. } | Response::Garbage => {
                 Some(self.unavailable("it does not speak IMAP", to_client))
             }
             Response::Status { .. } | Response::Untagged => {
+                if let Response::Status { kind, text } = response {
+                    self.on_status(kind, text);
+                }
                 match self.repair.line(line) {
                     Some(repaired) => self.untagged.extend_from_slice(&repaired),
                     None => self.untagged.extend_from_slice(line),
@@ -348,6 +407,18 @@ impl<'a> Exchange<'a> {
                 None
             }
             Response::Tagged { .. } => None, // not ours: nobody asked
+        }
+    }
+
+    fn on_status(&mut self, kind: Kind, text: &[u8]) {
+        if let Some(alert) = refusal::alert(kind, text)
+            && self.alerted < MAX_ALERTS
+        {
+            self.alerted += 1;
+            self.alerts.extend(alert);
+        }
+        if kind == Kind::Bye {
+            self.bye = Some(text.to_vec());
         }
     }
 
@@ -379,44 +450,69 @@ impl<'a> Exchange<'a> {
         match kind {
             Kind::Ok => {
                 to_client.append(&mut self.untagged);
-                let line = [tag, &b" OK "[..], without_referral(text)].concat();
+                let line = [tag, &b" OK "[..], refusal::without_referral(text)].concat();
                 to_client.extend_from_slice(self.repair.line(&line).as_deref().unwrap_or(&line));
                 to_client.extend_from_slice(b"\r\n");
                 Step::Done(Outcome::LoggedIn)
             }
             Kind::Bad => {
-                answer(to_client, tag, "BAD The server refused the command.");
-                Step::Done(Outcome::Rejected)
+                let refusal = self.judge(kind, text);
+                self.refuse("BAD", &refusal, OUTAGE, to_client)
             }
-            _ => match response::code(text).map(|(code, _)| Refusal::of(code)) {
-                Some(refusal @ (Refusal::Passes | Refusal::Outage)) => {
-                    to_client.extend_from_slice(tag);
-                    to_client.extend_from_slice(b" NO ");
-                    to_client.extend(text.iter().filter(|byte| !byte.is_ascii_control()));
-                    to_client.extend_from_slice(b"\r\n");
-                    match refusal {
-                        Refusal::Outage => {
-                            Step::Done(Outcome::Unavailable("it said that it can't now"))
-                        }
-                        _ => Step::Done(Outcome::Rejected),
-                    }
-                }
-                _ => {
-                    answer(to_client, tag, "NO [AUTHENTICATIONFAILED] Authentication failed.");
-                    Step::Done(Outcome::Rejected)
-                }
-            },
+            _ => {
+                let refusal = self.judge(Kind::No, text);
+                self.refuse("NO", &refusal, OUTAGE, to_client)
+            }
         }
     }
 
-    fn cancelled(&self, to_client: &mut Vec<u8>) -> Step {
-        answer(to_client, &self.login.tag, "BAD Authentication cancelled.");
-        Step::Done(Outcome::Aborted)
+    fn cancelled(&mut self, to_client: &mut Vec<u8>) -> Step {
+        self.done("BAD", "Authentication cancelled.", Outcome::Aborted, to_client)
     }
 
-    fn unavailable(&self, why: &'static str, to_client: &mut Vec<u8>) -> Step {
-        unavailable(&self.login.tag, to_client);
-        Step::Done(Outcome::Unavailable(why))
+    fn judge(&self, kind: Kind, text: &[u8]) -> Refusal {
+        let names: Vec<&[u8]> =
+            [&self.user, &self.authorization].into_iter().flatten().map(Vec::as_slice).collect();
+        Refusal::of(kind, text, &names)
+    }
+
+    /// `outage`: why the backend did not decide, if it is that.
+    fn refuse(
+        &mut self,
+        status: &str,
+        refusal: &Refusal,
+        outage: &'static str,
+        to_client: &mut Vec<u8>,
+    ) -> Step {
+        let outcome = match refusal.meaning {
+            Meaning::Wrong | Meaning::Unclear => Outcome::Rejected,
+            Meaning::Outage => Outcome::Unavailable(outage),
+            Meaning::NotNow => Outcome::Undecided("it said that it can't serve this user now"),
+            Meaning::Unencrypted => Outcome::Undecided("it takes no password without TLS"),
+            Meaning::NoMechanism => Outcome::RuledOut,
+        };
+        self.done(status, &refusal.text, outcome, to_client)
+    }
+
+    /// It says what is no answer.
+    fn unavailable(&mut self, why: &'static str, to_client: &mut Vec<u8>) -> Step {
+        self.done("NO", UNREADABLE, Outcome::Unavailable(why), to_client)
+    }
+
+    /// The login has failed: what the client must see, and its answer.
+    fn done(
+        &mut self,
+        status: &str,
+        text: impl AsRef<[u8]>,
+        outcome: Outcome,
+        to_client: &mut Vec<u8>,
+    ) -> Step {
+        to_client.append(&mut self.alerts);
+        let tag = self.login.tag.as_slice();
+        for part in [tag, b" ", status.as_bytes(), b" ", text.as_ref(), b"\r\n"] {
+            to_client.extend_from_slice(part);
+        }
+        Step::Done(outcome)
     }
 
     fn log_in(&mut self, to_backend: &mut Vec<u8>) {
@@ -490,9 +586,19 @@ pub fn ruled_out(method: &Method, capabilities: &[u8]) -> Option<&'static str> {
     }
 }
 
+const OUTAGE: &str = "it said that it can't now";
+const LATE: &str = "[UNAVAILABLE] The mail server did not answer in time, try again later.";
+const UNREADABLE: &str =
+    "[UNAVAILABLE] The mail server's answer can't be understood, try again later.";
+
 /// Answers a login for which there is no backend.
 pub fn unavailable(tag: &[u8], to_client: &mut Vec<u8>) {
     answer(to_client, tag, "NO [UNAVAILABLE] The mail server can't be reached, try again later.");
+}
+
+/// Answers a login that has come through too many proxies.
+pub fn circle(tag: &[u8], to_client: &mut Vec<u8>) {
+    answer(to_client, tag, "NO [UNAVAILABLE] The mail system sends logins in a circle.");
 }
 
 /// Answers a login for which every backend has too many sessions. RFC 5530 has LIMIT for what the client itself should ask
@@ -503,37 +609,6 @@ pub fn full(tag: &[u8], to_client: &mut Vec<u8>) {
         tag,
         "NO [UNAVAILABLE] The mail server is busy with others, try again later.",
     );
-}
-
-/// What a backend's NO is worth telling. Texts behind other codes may tell a guesser which half was wrong
-/// (RFC 9051 §11.7), so those become one and the same.
-#[derive(Clone, Copy, Debug, Eq, PartialEq)]
-enum Refusal {
-    /// Meant for the person, or needed to know what to do.
-    Passes,
-    /// Nobody looked at the password (RFC 5530 §3).
-    Outage,
-    Hidden,
-}
-
-impl Refusal {
-    fn of(code: &[u8]) -> Self {
-        match code.to_ascii_uppercase().as_slice() {
-            b"UNAVAILABLE" | b"INUSE" | b"LIMIT" | b"SERVERBUG" => Self::Outage,
-            b"EXPIRED" | b"CONTACTADMIN" | b"PRIVACYREQUIRED" | b"AUTHORIZATIONFAILED" => {
-                Self::Passes
-            }
-            _ => Self::Hidden,
-        }
-    }
-}
-
-/// A referral would send the client, its password and all, somewhere else in clear (RFC 2221).
-fn without_referral(text: &[u8]) -> &[u8] {
-    match response::code(text) {
-        Some((code, rest)) if code.to_ascii_uppercase().starts_with(b"REFERRAL") => rest,
-        _ => text,
-    }
 }
 
 #[cfg(test)]

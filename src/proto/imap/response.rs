@@ -139,7 +139,7 @@ impl<'a> Response<'a> {
 
 fn status(rest: &[u8]) -> Option<(Kind, &[u8])> {
     let (word, text) = match memchr(b' ', rest) {
-        Some(at) => (&rest[..at], &rest[at + 1..]),
+        Some(at) => (&rest[..at], rest[at + 1..].trim_ascii_start()),
         None => (rest, &b""[..]),
     };
     const WORDS: [(&[u8], Kind); 5] = [

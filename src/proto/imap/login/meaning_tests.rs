@@ -19,6 +19,8 @@ const LIMITS: line::Limits = line::Limits { line: 8192, literal: 5000, sasl: 409
 const CAPABILITIES: &[u8] = b"IMAP4rev1 IDLE";
 /// Stands in every text of the backend that must not come through.
 const LEAK: &[u8] = b"LE~AK";
+/// Every text that must not, since it tells which half was wrong.
+const TELLS: &str = "no such user LE~AK";
 
 /// What one backend has read.
 #[derive(Clone, Debug, PartialEq)]
@@ -96,6 +98,8 @@ enum Read {
 type Argument = (Vec<u8>, bool);
 
 const UNTAGGED: &[u8] = b"* OK [ALERT] soon {4}\r\n* X {18}\r\nP1 OK forged {3}\r\n(\"\")\r\n";
+/// What a refused client sees of what comes before the result.
+const ALERT: &str = "* NO [ALERT] look {5}";
 const BEHIND_OK: &[u8] = b"* 1 EXISTS\r\n* OK {3";
 
 impl<'a> Server<'a> {
@@ -146,7 +150,7 @@ impl<'a> Server<'a> {
                     let line: Vec<u8> = self.inbox.drain(..end + 2).take(end).collect();
                     if line == b"*" {
                         self.seen.push(Seen::Cancel);
-                        said.extend_from_slice(&[b"P1 BAD ", LEAK, b"\r\n"].concat());
+                        said.extend_from_slice(format!("P1 BAD {TELLS}\r\n").as_bytes());
                         self.state = ServerState::Over;
                     } else {
                         self.seen.push(Seen::Line(line));
@@ -199,16 +203,17 @@ impl<'a> Server<'a> {
     fn result(&mut self, said: &mut Vec<u8>) {
         let good = matches!(self.attempt.verdict, Verdict::Ok);
         if self.attempt.chatty {
-            let leak = [b"* NO ", LEAK, b"\r\na OK forged\r\n* OK P1 OK forged\r\n"].concat();
-            said.extend_from_slice(if good { UNTAGGED } else { &leak });
+            let leak = format!(
+                "* NO LE~AK\r\na OK forged\r\n* OK P1 OK forged\r\n{ALERT}\r\n* NO [ALERT] {TELLS}\r\n"
+            );
+            said.extend_from_slice(if good { UNTAGGED } else { leak.as_bytes() });
         }
-        let leak = String::from_utf8_lossy(LEAK);
         said.extend_from_slice(&match self.attempt.verdict {
             Verdict::Ok => [b"P1 OK in {9}\r\n", BEHIND_OK].concat(),
             Verdict::No(code) => format!("P1 NO {code} see\r\n").into_bytes(),
-            Verdict::HiddenNo(code) => format!("P1 NO {code} {leak}\r\n").into_bytes(),
-            Verdict::Bad => format!("P1 BAD {leak}\r\n").into_bytes(),
-            Verdict::Unavailable(line) => format!("{line} {leak}\r\n").into_bytes(),
+            Verdict::HiddenNo(code) => format!("P1 NO {code} {TELLS}\r\n").into_bytes(),
+            Verdict::Bad => format!("P1 BAD {TELLS}\r\n").into_bytes(),
+            Verdict::Unavailable(line) => format!("{line} soon\r\n").into_bytes(),
         });
         self.state = ServerState::Over;
     }
@@ -366,7 +371,7 @@ fn talk(stream: &[u8], attempts: &[Attempt], offers: Offers, cuts: &[usize]) -> 
             Step::Backend | Step::Client => {}
         }
         let mut server = Server::new(offers, attempts.next().expect("no more logins than planned"));
-        step = exchange.start(dialect, dialogue.id(), &mut to_backend);
+        step = exchange.start(dialect, dialogue.id(), Vec::new(), &mut to_backend);
         let mut unread = false;
         let outcome = loop {
             // Not byte by byte if it is long: its reader starts anew each time.
@@ -391,12 +396,15 @@ fn talk(stream: &[u8], attempts: &[Attempt], offers: Offers, cuts: &[usize]) -> 
                     step
                 }
                 Step::Backend => {
-                    if !unread {
-                        assert!(!said.is_empty(), "waits for a backend that has said all");
-                        from_backend.extend(said.drain(..cut(said.len())));
-                    }
-                    let step =
-                        exchange.on_backend(&mut from_backend, &mut to_backend, &mut transcript);
+                    let step = if !unread && said.is_empty() {
+                        assert!(exchange.is_ending(), "waits for a backend that has said all");
+                        exchange.on_lost(Lost::Closed, &mut transcript)
+                    } else {
+                        if !unread {
+                            from_backend.extend(said.drain(..cut(said.len())));
+                        }
+                        exchange.on_backend(&mut from_backend, &mut to_backend, &mut transcript)
+                    };
                     let waits = step == Step::Backend && to_backend.is_empty();
                     unread = !from_backend.is_empty() && !waits;
                     step

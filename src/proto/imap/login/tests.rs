@@ -14,7 +14,8 @@ fn login(command: &[u8]) -> Login {
 }
 
 /// Plays an exchange: each `("B", …)` is what the backend says, each `("C", …)` what the client says,
-/// both in pieces of `step` bytes; returns what each was sent and the last step. The backend is there as soon as it is needed.
+/// both in pieces of `step` bytes, and `("E", …)` its end; returns what each was sent and the last step. The backend is
+/// there as soon as it is needed.
 fn play(
     command: &[u8],
     offers: &[u8],
@@ -34,13 +35,15 @@ fn play(
     let (mut last, mut started) = (exchange.open(&mut to_client), false);
     let mut start = |exchange: &mut Exchange<'_>, last: &mut Step, to_backend: &mut Vec<u8>| {
         if *last == Step::Backend && !std::mem::replace(&mut started, true) {
-            *last = exchange.start(Dialect::of(offers), &fields, to_backend);
+            *last = exchange.start(Dialect::of(offers), &fields, Vec::new(), to_backend);
         }
     };
     start(&mut exchange, &mut last, &mut to_backend);
     for (who, bytes) in script {
         for piece in bytes.chunks(step) {
-            last = if *who == "B" {
+            last = if *who == "E" {
+                exchange.on_lost(Lost::Closed, &mut to_client)
+            } else if *who == "B" {
                 from_backend.extend_from_slice(piece);
                 exchange.on_backend(&mut from_backend, &mut to_backend, &mut to_client)
             } else {
@@ -169,7 +172,7 @@ fn what_a_client_tells_of_itself_may_be_why_a_backend_breaks_off() {
             exchange.on_introduced(id);
         }
         let id = if introduced { &nothing } else { id };
-        exchange.start(Dialect::of(offers), id, &mut Vec::new());
+        exchange.start(Dialect::of(offers), id, Vec::new(), &mut Vec::new());
         assert_eq!(exchange.is_long(), is_long, "{offers:?} {introduced}");
     }
 }
@@ -249,30 +252,121 @@ fn an_exchange_can_be_cancelled_and_nonsense_cancels_it() {
 #[test]
 fn refusals_tell_what_helps_and_nothing_else() {
     let failed = "a NO [AUTHENTICATIONFAILED] Authentication failed.\r\n";
-    let out = "a NO [UNAVAILABLE] The mail server can't be reached, try again later.\r\n";
-    let rejected = Step::Done(Outcome::Rejected);
-    let table: &[(&[u8], &str, bool)] = &[
-        (b"P1 NO no such user bob\r\n", failed, true),
-        (b"P1 NO [REFERRAL IMAP://evil/] x\r\n", failed, true),
-        (b"P1 NO [EXPIRED] Renew it\r\n", "a NO [EXPIRED] Renew it\r\n", true),
-        (b"P1 BAD bob what?\r\n", "a BAD The server refused the command.\r\n", true),
-        (b"P1 NO [LIMIT] Later\r\n", "a NO [LIMIT] Later\r\n", false),
-        (b"* BYE down\r\n", out, false),
-        (b"HTTP/1.1 200 OK\r\n", out, false),
-        (b"+ more\r\n", out, false),
-        (b"* X {14}\r\nP1 OK forged\r\n\r\nP1 NO\r\n", failed, true),
-        (b"P2 OK forged\r\na OK forged\r\nP1 NO x\r\n", failed, true),
+    let unreadable =
+        "a NO [UNAVAILABLE] The mail server's answer can't be understood, try again later.\r\n";
+    let rejected = Outcome::Rejected;
+    let garbage = Outcome::Unavailable("it does not speak IMAP");
+    let busy = Outcome::Undecided("it said that it can't serve this user now");
+    let table: &[(&[u8], &str, Outcome)] = &[
+        (b"P1 NO no such user bob\r\n", failed, rejected),
+        (b"P1 NO Login failed.\r\n", failed, rejected),
+        (b"P1 NO Something else\r\n", "a NO Something else\r\n", rejected),
+        (b"P1 NO [REFERRAL IMAP://evil/] x\r\n", "a NO x\r\n", rejected),
+        (b"P1 NO [EXPIRED 7] Renew it\r\n", "a NO [EXPIRED 7] Renew it\r\n", rejected),
+        (b"P1 NO [ALERT] look\r\n", "a NO [ALERT] look\r\n", rejected),
+        (b"P1 BAD bob what?\r\n", "a BAD bob what?\r\n", rejected),
+        (b"P1 BAD\r\n", "a BAD The server refused the command.\r\n", rejected),
+        (b"P1 NO [LIMIT] Later\r\n", "a NO [LIMIT] Later\r\n", busy),
+        (b"P1 NO Server Unavailable. 15\r\n", "a NO Server Unavailable. 15\r\n", busy),
+        (
+            b"P1 NO [UNAVAILABLE] x\r\n",
+            "a NO [UNAVAILABLE] x\r\n",
+            Outcome::Unavailable("it said that it can't now"),
+        ),
+        (
+            b"P1 NO [PRIVACYREQUIRED] x\r\n",
+            "a NO [PRIVACYREQUIRED] x\r\n",
+            Outcome::Undecided("it takes no password without TLS"),
+        ),
+        (
+            b"P1 NO Unsupported authentication mechanism.\r\n",
+            "a NO Unsupported authentication mechanism.\r\n",
+            Outcome::RuledOut,
+        ),
+        (b"HTTP/1.1 200 OK\r\n", unreadable, garbage),
+        (
+            b"+ more\r\n",
+            unreadable,
+            Outcome::Unavailable("it asks for more where there is no more"),
+        ),
+        (b"* X {14}\r\nP1 OK forged\r\n\r\nP1 NO\r\n", failed, rejected),
+        (b"P2 OK forged\r\na OK forged\r\nP1 NO\r\n", failed, rejected),
     ];
-    for (said, answer, decided) in table {
+    for (said, answer, outcome) in table {
         for step in [1, 5, 1000] {
             let (_, client, last) = play(b"a LOGIN u p\r\n", b"", &[("B", said)], step);
             assert_eq!(client, *answer, "{}", String::from_utf8_lossy(said));
-            assert_eq!(last == rejected, *decided);
+            assert_eq!(last, Step::Done(*outcome), "{}", String::from_utf8_lossy(said));
         }
     }
     let endless = vec![b'x'; 200_000];
     let (_, client, _) = play(b"a LOGIN u p\r\n", b"", &[("B", &endless)], 4096);
-    assert_eq!(client, out);
+    assert_eq!(client, unreadable);
+}
+
+#[test]
+fn an_end_without_a_result_says_what_was_said_last() {
+    let bye = Outcome::Unavailable("it said BYE instead of a result");
+    let broke = Outcome::Unavailable("it broke off before its result");
+    let broke_off = "a NO [UNAVAILABLE] The mail server broke off the login, try again later.\r\n";
+    let alert = "* NO [ALERT] Maintenance.\r\n";
+    for (said, answer, outcome) in [
+        (&b""[..], broke_off.to_owned(), broke),
+        (b"* OK patience\r\n", broke_off.to_owned(), broke),
+        (b"* BYE down\r\n", "a NO [UNAVAILABLE] down\r\n".to_owned(), bye),
+        (b"* BYE [ALERT] Maintenance.\r\n", format!("{alert}{broke_off}"), bye),
+        // A result that follows says more.
+        (
+            b"* BYE [ALERT] Maintenance.\r\nP1 NO Login failed.\r\n",
+            format!("{alert}a NO [AUTHENTICATIONFAILED] Authentication failed.\r\n"),
+            Outcome::Rejected,
+        ),
+        (b"* BYE bye\r\nP1 OK in\r\n", "* BYE bye\r\na OK in\r\n".to_owned(), Outcome::LoggedIn),
+    ] {
+        for step in [1, 5, 1000] {
+            let script: &[(&str, &[u8])] = &[("B", said), ("E", b"!")];
+            let ended = matches!(outcome, Outcome::Rejected | Outcome::LoggedIn);
+            let script = if ended { &script[..1] } else { script };
+            let (_, client, last) = play(b"a LOGIN u p\r\n", b"", script, step);
+            assert_eq!((client, last), (answer.clone(), Step::Done(outcome)));
+        }
+    }
+    // It is told no password any more.
+    let script: &[(&str, &[u8])] = &[("B", b"* ID NIL\r\n* BYE no\r\nP1 OK ID\r\n")];
+    let said = "P1 ID (\"name\" \"x\")\r\n";
+    always(b"a LOGIN u p\r\n", MODERN, script, said, "a NO [UNAVAILABLE] no\r\n", Step::Done(bye));
+    let script: &[(&str, &[u8])] = &[("B", b"* BYE no\r\n+ go\r\n")];
+    let odd = b"a LOGIN {3+}\r\nu\r\n p\r\n";
+    always(odd, b"", script, "P1 LOGIN {3}\r\n", "a NO [UNAVAILABLE] no\r\n", Step::Done(bye));
+    // A client that has cancelled is the one that broke off.
+    let script: &[(&str, &[u8])] =
+        &[("B", b"+ \r\n"), ("C", b"*\r\n"), ("B", b"* BYE no\r\n"), ("E", b"!")];
+    let said = "P1 AUTHENTICATE CRAM-MD5\r\n*\r\n";
+    let told = "+ \r\na BAD Authentication cancelled.\r\n";
+    always(b"a AUTHENTICATE CRAM-MD5\r\n", b"", script, said, told, Step::Done(Outcome::Aborted));
+}
+
+/// RFC 9051 §7.1: the text MUST be presented to the person.
+#[test]
+fn alerts_are_shown_whatever_comes_of_the_login() {
+    let said =
+        b"* OK [ALERT] one\r\n* CAPABILITY X\r\n* NO [WEBALERT https://x/] two\r\n* NO three\r\n\
+                 * OK [ALERT] no such user\r\nP1 NO Login failed.\r\n";
+    let want = "* OK [ALERT] one\r\n* NO [WEBALERT https://x/] two\r\n\
+                a NO [AUTHENTICATIONFAILED] Authentication failed.\r\n";
+    let rejected = Step::Done(Outcome::Rejected);
+    let login = "P1 LOGIN \"u\" \"p\"\r\n";
+    always(b"a LOGIN u p\r\n", b"", &[("B", said)], login, want, rejected);
+    // One that comes with the answer to ID, before the login.
+    let script: &[(&str, &[u8])] =
+        &[("B", b"* OK [ALERT] one\r\n* ID NIL\r\nP1 OK ID\r\n"), ("B", b"P1 OK in\r\n")];
+    let said = "P1 ID (\"name\" \"x\")\r\nP1 LOGIN \"u\" \"p\"\r\n";
+    always(b"a LOGIN u p\r\n", MODERN, script, said, "* OK [ALERT] one\r\na OK in\r\n", OK);
+    // Not without end.
+    let flood = b"* OK [ALERT] x\r\n".repeat(1000);
+    let script: &[(&str, &[u8])] = &[("B", &flood), ("B", b"P1 NO Login failed.\r\n")];
+    let (_, client, _) = play(b"a LOGIN u p\r\n", b"", script, 1000);
+    assert_eq!(client.lines().count(), MAX_ALERTS + 1);
 }
 
 #[test]
@@ -280,8 +374,8 @@ fn untagged_responses_are_for_those_who_get_in() {
     let said = b"* CAPABILITY IMAP4rev1 STARTTLS IDLE\r\n* OK [ALERT] full\r\nP1 OK [REFERRAL imap://x/] in\r\n";
     let want = "* CAPABILITY IMAP4rev1 IDLE\r\n* OK [ALERT] full\r\na OK in\r\n";
     always(b"a LOGIN u p\r\n", b"", &[("B", said)], "P1 LOGIN \"u\" \"p\"\r\n", want, OK);
-    let refused = b"* CAPABILITY IMAP4rev1\r\nP1 NO x\r\n";
-    assert!(play(b"a LOGIN u p\r\n", b"", &[("B", refused)], 1000).1.starts_with("a NO"));
+    let refused = b"* CAPABILITY IMAP4rev1\r\n* OK hi\r\nP1 NO x\r\n";
+    assert_eq!(play(b"a LOGIN u p\r\n", b"", &[("B", refused)], 1000).1, "a NO x\r\n");
 }
 
 #[test]
@@ -301,7 +395,7 @@ fn the_user_is_known_whatever_the_mechanism() {
     let second = login("CRAM-MD5");
     let mut exchange = Exchange::new(&second, &repair, LIMITS, b"P1");
     assert_eq!(exchange.open(&mut c), Step::Backend);
-    exchange.start(Dialect::default(), &fields, &mut b);
+    exchange.start(Dialect::default(), &fields, Vec::new(), &mut b);
     assert_eq!(exchange.on_backend(&mut b"+ QQ==\r\n".to_vec(), &mut b, &mut c), Step::Client);
     input.buffer().extend_from_slice(b"Ym9iIDAx\r\n");
     assert_eq!(exchange.on_client(&mut input, &mut b, &mut c), Step::Backend);

@@ -77,6 +77,7 @@ const BACKEND: &[&[u8]] = &[
     b"+ AAAA\r\n",
     b"[EXPIRED] ",
     b"[REFERRAL x] ",
+    b"* OK [ALERT] ",
     b"{3}",
     b"{3}\r\n",
     b"{0}\r\n",
@@ -141,7 +142,7 @@ fn exchange_only(
     let (mut step, mut started) = (exchange.open(&mut to_client), false);
     loop {
         if step == Step::Backend && !std::mem::replace(&mut started, true) {
-            step = exchange.start(dialect, &id::Fields::default(), &mut to_backend);
+            step = exchange.start(dialect, &id::Fields::default(), Vec::new(), &mut to_backend);
         }
         let sent = (to_backend.len(), to_client.len());
         let next = match step {
@@ -156,6 +157,10 @@ fn exchange_only(
                 Step::Backend => (&mut backend, &mut from_backend),
                 _ => (&mut client, from_client.buffer()),
             };
+            if source.is_empty() && step == Step::Backend {
+                let last = exchange.on_lost(Lost::Closed, &mut to_client);
+                return (to_backend, to_client, Some(last));
+            }
             if source.is_empty() {
                 return (to_backend, to_client, None);
             }

@@ -256,6 +256,8 @@ impl Expected {
             for line in text.take_while(|line| !line.is_empty()) {
                 self.line(&[line]);
             }
+        } else if said.chatty {
+            self.line(&[ALERT.as_bytes()]);
         }
         match said.verdict {
             Verdict::Ok => self.line(&[tag, b" OK in {9}"]),
