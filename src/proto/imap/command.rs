@@ -264,25 +264,37 @@ impl Reader<'_> {
 
     fn quoted(&mut self) -> Result<Vec<u8>, Error> {
         self.byte(b'"')?;
-        // Large enough from the start: a buffer that grows leaves copies of a password behind.
-        let mut text = Vec::with_capacity(self.0.len());
-        let mut bytes = self.0.iter().enumerate();
-        while let Some((at, &byte)) = bytes.next() {
-            match byte {
-                b'"' => {
-                    self.0 = &self.0[at + 1..];
-                    return Ok(text);
+        let (raw, escapes) = self.until_quote()?;
+        // As large as the text from the start: a buffer that grows leaves copies of a password behind, and what is too
+        // large is kept as long as the text.
+        let mut text = Vec::with_capacity(raw.len() - escapes);
+        let mut bytes = raw.iter();
+        while let Some(&byte) = bytes.next() {
+            text.push(if byte == b'\\' { *bytes.next().ok_or(Error::Arguments)? } else { byte });
+        }
+        Ok(text)
+    }
+
+    /// What stands before the closing quote, as it is written, and how many of its bytes only escape the next.
+    fn until_quote(&mut self) -> Result<(&[u8], usize), Error> {
+        let (mut at, mut escapes) = (0, 0);
+        loop {
+            match self.0.get(at).ok_or(Error::Arguments)? {
+                b'"' => break,
+                b'\\' if matches!(self.0.get(at + 1), Some(b'"' | b'\\')) => {
+                    escapes += 1;
+                    at += 2;
                 }
-                b'\\' => match bytes.next() {
-                    Some((_, &escaped @ (b'"' | b'\\'))) => text.push(escaped),
-                    _ => return Err(Error::Arguments),
-                },
-                b'\r' if bytes.len() == 0 => break, // of the line's end
+                b'\\' => return Err(Error::Arguments),
+                // That of the line's end: the quote is missing.
+                b'\r' if at + 1 == self.0.len() => return Err(Error::Arguments),
                 b'\r' | b'\n' | 0 => return Err(Error::Control),
-                _ => text.push(byte),
+                _ => at += 1,
             }
         }
-        Err(Error::Arguments)
+        let raw = &self.0[..at];
+        self.0 = &self.0[at + 1..];
+        Ok((raw, escapes))
     }
 
     fn literal(&mut self) -> Result<Vec<u8>, Error> {
@@ -340,6 +352,21 @@ mod tests {
         ] {
             let login = Command::parse(line).and_then(|command| command.login());
             assert_eq!(login.map(|(_, _, forms)| forms), Ok(forms), "{}", line.escape_ascii());
+        }
+    }
+
+    #[test]
+    fn a_string_takes_no_more_memory_than_its_own_length() {
+        for text in [
+            &b"\"Thunderbird\""[..],
+            b"\"\"",
+            b"\"a \\\" b \\\\\"",
+            b"{11}\r\nThunderbird",
+            b"atom",
+        ] {
+            let line = [text, b" \"", &[b'v'; 8000], b"\""].concat();
+            let read = Reader(&line).astring().expect("a string");
+            assert_eq!(read.capacity(), read.len(), "{}", String::from_utf8_lossy(text));
         }
     }
 
