@@ -1,7 +1,8 @@
 //! Format and fields of every log line that others read: the session line and the login line.
 //!
 //! Lines go to standard output, as text or as JSON with the same fields. A slow or full disk under the log never
-//! stops a session: a thread of its own writes, and when its queue is full lines are dropped ([`queue`]).
+//! stops a session: a thread of its own writes, and when its queue is full lines are dropped ([`queue`]). What a stranger
+//! can cause is logged by sample ([`sample`]), the login line excepted.
 //! **Invariant:** what a client sent is escaped by [`printable`] and cut at [`MAX_TEXT`] bytes before it is a
 //! field, and no secret ever is one.
 
@@ -25,6 +26,10 @@ use tracing_subscriber::{Registry, reload};
 
 use crate::config::settings::{Log, LogFormat};
 
+/// Target of the login line, by which [`queue`] knows it. No line shows its target.
+pub const LOGIN: &str = "login";
+/// Target of the session line.
+pub const SESSION: &str = "session";
 /// Bytes of a client's text that a log line shows.
 pub const MAX_TEXT: usize = 256;
 

@@ -6,7 +6,7 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError, Weak};
+use std::sync::{Arc, LazyLock, Mutex, PoisonError, Weak};
 use std::time::Duration;
 
 use prometheus::{
@@ -21,6 +21,7 @@ use crate::conn::close::Reason;
 use crate::conn::failure::Failure;
 use crate::conn::refused::UNTAGGED;
 use crate::conn::tls::Handshake;
+use crate::log::queue::Kind;
 use crate::proto::client_hello::Version;
 use crate::proto::imap::command;
 use crate::proto::imap::follow::Verb;
@@ -64,6 +65,21 @@ const SECONDS_OF_COMMAND: &[f64] =
     &[0.001, 0.0025, 0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 5.0, 30.0];
 const SECONDS_OF_SESSION: &[f64] =
     &[1.0, 10.0, 60.0, 300.0, 1800.0, 3600.0, 14400.0, 43200.0, 86400.0, 604_800.0];
+
+/// Of the whole process, since the log begins before everything else and is there once.
+static LOG_LINES_DROPPED: LazyLock<IntCounterVec> = LazyLock::new(|| {
+    let what = "Log lines that found no room as they are read too slowly, by what they tell";
+    let dropped = IntCounterVec::new(named("log_lines_dropped_total", what), &["kind"])
+        .expect("name and label are valid");
+    for kind in Kind::VARIANTS {
+        dropped.with_label_values(&[<&str>::from(*kind)]);
+    }
+    dropped
+});
+
+pub fn log_line_dropped(kind: Kind) {
+    LOG_LINES_DROPPED.with_label_values(&[<&str>::from(kind)]).inc();
+}
 
 /// All of them, registered. Cheap to share, no lock on the data path.
 pub struct Metrics {
@@ -393,6 +409,7 @@ impl Metrics {
             "When a certificate is next ordered by ACME, as Unix time; 0 if none is",
         ))?;
         r.register(Box::new(acme_next_order.clone()))?;
+        r.register(Box::new(LOG_LINES_DROPPED.clone()))?;
         let build =
             GaugeVec::new(named("build_info", "Always 1"), &["version", "rustls", "provider"])?;
         build

@@ -25,7 +25,7 @@ use super::product::{self, Product};
 use super::resolve::{Address, MAX_TARGETS, Resolver, Target};
 use super::{Known, News, Said, transparent};
 use crate::config::settings::{self, Capabilities, Identity, ServerState};
-use crate::log::sample::Sampler;
+use crate::log::sample::Sampled;
 use crate::metrics::{BackendGauges, BackendMetrics};
 use crate::proto::imap::capability::{self, Repair};
 use crate::proto::imap::login::Dialect;
@@ -54,7 +54,7 @@ pub struct Server {
     /// Wakes [`super::learn::keep`]: an address was lost, the name may have others.
     pub(super) lost: Notify,
     /// For what goes wrong with one client after another. One line tells of all of them.
-    troubles: Mutex<Sampler>,
+    troubles: Sampled,
     gauges: BackendGauges,
     pub metrics: Arc<BackendMetrics>,
     /// No longer of the configuration that is in force: whatever runs for it ends, and it says no more how it is.
@@ -149,7 +149,7 @@ impl Server {
             verdict: Mutex::new(up.then_some(true)),
             places: ArcSwap::from_pointee(places),
             lost: Notify::new(),
-            troubles: Mutex::new(Sampler::new(3)),
+            troubles: Sampled::new(3),
             retired: CancellationToken::new(),
             goes_by,
             tls,
@@ -207,8 +207,7 @@ impl Server {
     }
 
     fn sample(&self, kind: usize) -> Option<u64> {
-        let mut troubles = self.troubles.lock().unwrap_or_else(PoisonError::into_inner);
-        troubles.on(kind, Ipv4Addr::UNSPECIFIED.into(), Instant::now())
+        self.troubles.on(kind, Ipv4Addr::UNSPECIFIED.into())
     }
 
     pub fn is_up(&self) -> bool {

@@ -1,7 +1,7 @@
 //! The accept loop of one listener. No client can delay it: it accepts, and spawns.
 //!
 //! When descriptors run out `accept` fails until some are free again: the loop backs off from 10 ms to a second,
-//! counts, says so once, and goes on. It never ends but by `stop`. A reload ends it and begins another at the same
+//! counts, says so once in a while, and goes on. It never ends but by `stop`. A reload ends it and begins another at the same
 //! socket, so that every connection is served by one whole configuration and none is refused meanwhile.
 
 use std::io;
@@ -25,7 +25,7 @@ use crate::config::settings::ListenTls;
 const BACKLOG: i32 = 4096;
 const FIRST_WAIT: Duration = Duration::from_millis(10);
 const MAX_WAIT: Duration = Duration::from_secs(1);
-/// How often a full house is logged.
+/// How often a full house is logged, and that accepting fails.
 const SAY_AGAIN: Duration = Duration::from_secs(60);
 
 /// What a connection has to know of where it came in.
@@ -80,6 +80,15 @@ fn open(address: SocketAddr, shared: bool) -> io::Result<TcpListener> {
     TcpListener::from_std(socket.into())
 }
 
+/// Whether it was not said lately; from now on it was.
+fn is_to_be_said(said: &mut Option<Instant>) -> bool {
+    let again = said.is_none_or(|said| said.elapsed() >= SAY_AGAIN);
+    if again {
+        *said = Some(Instant::now());
+    }
+    again
+}
+
 /// Spawns sessions of one listener.
 #[derive(Clone)]
 pub struct Acceptor {
@@ -94,7 +103,7 @@ impl Acceptor {
     pub async fn run(self, stop: CancellationToken) {
         let accepted = self.ctx.metrics.listener(&self.listener.name);
         let mut wait = FIRST_WAIT;
-        let mut full: Option<Instant> = None;
+        let (mut full, mut failing) = (None, None);
         loop {
             let connection = tokio::select! {
                 biased;
@@ -105,17 +114,15 @@ impl Acceptor {
                 Ok((stream, peer)) => {
                     wait = FIRST_WAIT;
                     accepted.inc();
-                    if !self.admit(stream, peer)
-                        && full.is_none_or(|said| said.elapsed() >= SAY_AGAIN)
-                    {
-                        full = Some(Instant::now());
+                    if !self.admit(stream, peer) && is_to_be_said(&mut full) {
                         let (listener, limit) = (&*self.listener.name, self.ctx.limits.connections);
                         tracing::warn!(listener, limit, "limits.connections is reached");
                     }
                 }
                 Err(error) => {
                     self.ctx.metrics.accept_errors.inc();
-                    if wait == FIRST_WAIT {
+                    // A crowd that comes and goes has it fail and recover many times a second.
+                    if wait == FIRST_WAIT && is_to_be_said(&mut failing) {
                         let (listener, error) = (&*self.listener.name, why(&error));
                         tracing::error!(listener, error, "can't accept connections, trying on");
                     }

@@ -1,5 +1,6 @@
 //! Why a session ended: one closed list that the log line, the metric and every reader share; and the record
-//! of one session, which is counted and logged when it is dropped, whatever ended it.
+//! of one session, which is counted and logged when it is dropped, whatever ended it. Without a login a session is logged
+//! by sample, the others of its reason and source at level debug: to connect costs a stranger nothing.
 
 use std::sync::Arc;
 use std::time::Instant;
@@ -8,6 +9,7 @@ use super::Context;
 use super::accept::Listener;
 use super::address::ClientAddr;
 use super::tls::Handshake;
+use crate::log;
 use crate::metrics::{LoginResult, Phase};
 use crate::proto::imap::sasl::Mechanism;
 use crate::tls::client_auth::Identity;
@@ -134,6 +136,7 @@ impl Session {
         seconds: f64,
     ) {
         tracing::info!(
+            target: log::LOGIN,
             session = session_id(self.id),
             client = %self.client,
             user,
@@ -148,6 +151,11 @@ impl Session {
             duration_seconds = milliseconds(seconds),
             "login"
         );
+    }
+
+    /// Somebody was, whatever came after.
+    fn is_logged_in(&self) -> bool {
+        self.backend.is_some()
     }
 
     /// Whom the client's certificate names.
@@ -169,24 +177,40 @@ impl Drop for Session {
         metrics.closed(self.reason).inc();
         metrics.session_duration.observe(duration);
         let handshake = self.handshake.as_ref();
-        tracing::info!(
-            session = session_id(self.id),
-            client = %self.client,
-            listener = &*self.listener.name,
-            tls_version = handshake.map(Handshake::version),
-            tls_cipher = handshake.map(Handshake::cipher),
-            tls_group = handshake.map(Handshake::group),
-            sni = handshake.and_then(|handshake| handshake.sni.as_deref()),
-            client_cert_subject = self.identity().map(|who| &*who.subject),
-            client_cert_sha256 = self.identity().map(|who| &*who.fingerprint),
-            backend = self.backend.as_deref(),
-            user = self.user.as_deref(),
-            client_to_backend = self.client_to_backend,
-            backend_to_client = self.backend_to_client,
-            duration_seconds = milliseconds(duration),
-            reason = <&str>::from(self.reason),
-            "session"
-        );
+        let (reason, mut not_logged) = (self.reason, None);
+        let to_be_logged = self.is_logged_in() || {
+            not_logged = self.ctx.on_end(reason, self.client.ip());
+            not_logged.is_some()
+        };
+        macro_rules! line {
+            ($level:ident) => {
+                tracing::$level!(
+                    target: log::SESSION,
+                    session = session_id(self.id),
+                    client = %self.client,
+                    listener = &*self.listener.name,
+                    tls_version = handshake.map(Handshake::version),
+                    tls_cipher = handshake.map(Handshake::cipher),
+                    tls_group = handshake.map(Handshake::group),
+                    sni = handshake.and_then(|handshake| handshake.sni.as_deref()),
+                    client_cert_subject = self.identity().map(|who| &*who.subject),
+                    client_cert_sha256 = self.identity().map(|who| &*who.fingerprint),
+                    backend = self.backend.as_deref(),
+                    user = self.user.as_deref(),
+                    client_to_backend = self.client_to_backend,
+                    backend_to_client = self.backend_to_client,
+                    duration_seconds = milliseconds(duration),
+                    reason = <&str>::from(reason),
+                    not_logged,
+                    "session"
+                )
+            };
+        }
+        if to_be_logged {
+            line!(info);
+        } else {
+            line!(debug);
+        }
         self.ctx.ended();
     }
 }

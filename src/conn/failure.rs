@@ -6,18 +6,12 @@
 //! certificate that it would take is not there.
 //! Not here: why a session ended ([`super::close::Reason`], which is coarser), and the handshake ([`super::tls`]).
 
-use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
-
 use rustls::crypto::CryptoProvider;
 use rustls::{AlertDescription, PeerIncompatible};
-use strum::VariantArray as _;
 
 use super::Context;
 use super::close::{Reason, Session, session_id};
 use crate::log::printable;
-use crate::log::sample::Sampler;
 use crate::proto::client_hello::{ClientHello, Foreign, Key, Name, Version};
 use crate::tls::acme;
 use crate::tls::client_auth::Refusal;
@@ -376,7 +370,7 @@ impl Failed {
         let Self { failure, detail, offer } = self;
         let offer = offer.as_ref();
         ctx.metrics.handshake_failed(*failure);
-        let not_logged = ctx.shared.failures.on(*failure, session.client.ip());
+        let not_logged = ctx.shared.failures.on(*failure as usize, session.client.ip());
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -400,22 +394,6 @@ impl Failed {
             (Some(_), Cure::Us) => line!(error),
         }
         (*failure).into()
-    }
-}
-
-/// Which failures were logged lately.
-pub struct Sampled(Mutex<Sampler>);
-
-impl Default for Sampled {
-    fn default() -> Self {
-        Self(Mutex::new(Sampler::new(Failure::VARIANTS.len())))
-    }
-}
-
-impl Sampled {
-    fn on(&self, failure: Failure, source: IpAddr) -> Option<u64> {
-        let mut sampler = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sampler.on(failure as usize, source, Instant::now())
     }
 }
 

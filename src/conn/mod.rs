@@ -37,20 +37,22 @@ pub mod socket;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::{Arc, Mutex, PoisonError};
+use std::sync::Arc;
 use std::time::{Duration, Instant};
 
+use strum::VariantArray as _;
 use tokio::net::TcpStream;
 use tokio_util::sync::CancellationToken;
 
 use crate::backend::Backends;
 use crate::config::settings::{Limits, ListenTls, Timeouts};
-use crate::log::sample::Sampler;
+use crate::log::sample::Sampled;
 use crate::metrics::Metrics;
 use crate::proto::imap::line;
 use crate::tls::{Serving, acme};
 use address::PeerAddr;
 use close::{Reason, Session};
+use failure::Failure;
 use proxy_header::Arrival;
 use relay::Pair;
 
@@ -67,10 +69,14 @@ pub struct Context {
 
 /// What all connections have in common, whatever configuration they began with.
 struct Shared {
-    failures: failure::Sampled,
-    refused: refused::Sampled,
+    /// Handshakes that failed, by [`failure::Failure`].
+    failures: Sampled,
+    /// Commands that were refused before login, by [`refused::KINDS`].
+    refused: Sampled,
+    /// Sessions that ended without a login, by [`Reason`].
+    ends: Sampled,
     /// Logins that were refused as they came in a loop, or say so.
-    loops: Mutex<Sampler>,
+    loops: Sampled,
     /// For a CA that asks.
     answers: Arc<acme::Answers>,
     /// Sessions open now.
@@ -121,9 +127,10 @@ impl Context {
         // A generator that fails would have failed every handshake; the counter alone still tells sessions apart.
         let _ = tls.config.load().usual.crypto_provider().secure_random.fill(&mut seed);
         let shared = Shared {
-            failures: failure::Sampled::default(),
-            refused: refused::Sampled::default(),
-            loops: Mutex::new(Sampler::new(1)),
+            failures: Sampled::new(Failure::VARIANTS.len()),
+            refused: Sampled::new(refused::KINDS),
+            ends: Sampled::new(Reason::VARIANTS.len()),
+            loops: Sampled::new(1),
             answers,
             open: AtomicUsize::new(0),
             sessions: AtomicU64::new(0),
@@ -161,8 +168,12 @@ impl Context {
 
     /// Whether to log that `client` says of a login that it came in a loop, and how many such lines were not logged.
     fn on_loop(&self, client: IpAddr) -> Option<u64> {
-        let mut loops = self.shared.loops.lock().unwrap_or_else(PoisonError::into_inner);
-        loops.on(0, client, Instant::now())
+        self.shared.loops.on(0, client)
+    }
+
+    /// Whether to log that a session of `client` ended so without a login, as for [`Self::on_loop`].
+    fn on_end(&self, reason: Reason, client: IpAddr) -> Option<u64> {
+        self.shared.ends.on(reason as usize, client)
     }
 
     fn next_session(&self) -> u64 {

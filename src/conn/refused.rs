@@ -5,25 +5,26 @@
 //! at level debug otherwise. **Invariant:** a line holds no word of the client's. A command's name
 //! is one out of a list, since a word of a client that lost its place may be a piece of a password.
 
-use std::net::IpAddr;
-use std::sync::{Mutex, PoisonError};
-use std::time::Instant;
+use strum::VariantArray as _;
 
 use super::Context;
 use super::close::{Session, session_id};
-use crate::log::sample::Sampler;
 use crate::proto::imap::command::Verb;
 use crate::proto::imap::dialogue::Refused;
 
 /// The label and log field `command` of a line without a tag that can be answered.
 pub const UNTAGGED: &str = "untagged";
 
+/// Kinds of refusals, of which each is sampled for itself.
+pub(super) const KINDS: usize = Verb::VARIANTS.len() + 1;
+
 /// Counts and logs.
 pub fn report(refused: &[Refused], session: &Session, ctx: &Context) {
     for Refused { verb, name, answer } in refused {
         ctx.metrics.command_refused(*verb);
         let command = name.unwrap_or(verb.map_or(UNTAGGED, <&str>::from));
-        let not_logged = ctx.shared.refused.on(*verb, session.client.ip());
+        let kind = verb.map_or(0, |verb| 1 + verb as usize);
+        let not_logged = ctx.shared.refused.on(kind, session.client.ip());
         macro_rules! line {
             ($level:ident) => {
                 tracing::$level!(
@@ -40,22 +41,5 @@ pub fn report(refused: &[Refused], session: &Session, ctx: &Context) {
             Some(_) => line!(info),
             None => line!(debug),
         }
-    }
-}
-
-/// Which refusals were logged lately.
-pub struct Sampled(Mutex<Sampler>);
-
-impl Default for Sampled {
-    fn default() -> Self {
-        use strum::VariantArray as _;
-        Self(Mutex::new(Sampler::new(Verb::VARIANTS.len() + 1)))
-    }
-}
-
-impl Sampled {
-    fn on(&self, verb: Option<Verb>, source: IpAddr) -> Option<u64> {
-        let mut sampler = self.0.lock().unwrap_or_else(PoisonError::into_inner);
-        sampler.on(verb.map_or(0, |verb| 1 + verb as usize), source, Instant::now())
     }
 }

@@ -1,8 +1,10 @@
-//! Lines on their way to standard output: whoever logs appends to a buffer, a thread of its own writes it out.
+//! Lines on their way to standard output: code that logs appends to a buffer, a thread of its own writes it out.
 //!
-//! Nobody who serves waits for a slow disk or a full pipe: over [`MAX`] bytes lines are dropped, and their number is
-//! said once there is room again. The thread writes what there is as soon as there is something, then rests for
-//! [`REST`], so that under load it wakes a few hundred times a second and not for every line.
+//! No session waits for a slow disk or a full pipe: lines that find no room are dropped, and how many of each [`Kind`]
+//! were is said once there is room again. A stranger can cause lines faster than anything reads them, so [`RESERVED`] bytes
+//! are for the lines that an operator can't do without: logins, by which a guesser is found, warnings and errors.
+//! The thread writes what there is as soon as there is something, then rests for [`REST`], so that under load it wakes a
+//! few hundred times a second and not for every line.
 //! **Invariant:** lines come out whole and in order; what was queued when the guard is dropped is written if anybody reads.
 
 use std::io::{self, Write};
@@ -11,20 +13,57 @@ use std::sync::{Arc, Condvar, Mutex, MutexGuard, PoisonError};
 use std::thread;
 use std::time::Duration;
 
+use strum::VariantArray as _;
+use tracing::{Level, Metadata};
 use tracing_subscriber::fmt::MakeWriter;
+
+use crate::metrics;
 
 /// Bytes that wait for a slow reader before more are dropped.
 const MAX: usize = 1024 * 1024;
+/// Of these, room that only lines of a [reserved](Kind::is_reserved) kind use.
+const RESERVED: usize = MAX / 2;
 /// Room that is kept from one time to the next.
 const KEPT: usize = 64 * 1024;
 const REST: Duration = Duration::from_millis(2);
 /// How long the end of the process waits for a slow reader.
 const LAST_LINES: Duration = Duration::from_secs(2);
 
+/// What a line tells, for what becomes of it when there is no room: the label `kind`.
+#[derive(Clone, Copy, Debug, Eq, PartialEq, strum::IntoStaticStr, strum::VariantArray)]
+#[strum(serialize_all = "snake_case")]
+pub enum Kind {
+    /// One login attempt, [`super::LOGIN`].
+    Login,
+    /// The end of a session, [`super::SESSION`].
+    Session,
+    /// A warning or an error.
+    Warning,
+    Other,
+}
+
+impl Kind {
+    fn of(meta: &Metadata<'_>) -> Self {
+        match meta.target() {
+            _ if *meta.level() <= Level::WARN => Self::Warning,
+            super::LOGIN => Self::Login,
+            super::SESSION => Self::Session,
+            _ => Self::Other,
+        }
+    }
+
+    fn is_reserved(self) -> bool {
+        matches!(self, Self::Login | Self::Warning)
+    }
+}
+
+/// How many lines of each kind.
+type Counts = [u64; Kind::VARIANTS.len()];
+
 #[derive(Default)]
 struct State {
     lines: Vec<u8>,
-    dropped: u64,
+    dropped: Counts,
     ended: bool,
 }
 
@@ -44,6 +83,12 @@ impl Shared {
 /// Where lines are put.
 #[derive(Clone)]
 pub struct Queue(Arc<Shared>);
+
+/// Where one line is put.
+pub struct Line<'a> {
+    queue: &'a Queue,
+    kind: Kind,
+}
 
 /// Dropped, what is queued is written, within [`LAST_LINES`], and the thread ends.
 pub struct Guard {
@@ -77,30 +122,44 @@ fn write_out(shared: &Shared, mut out: impl Write) {
             std::mem::swap(&mut state.lines, &mut lines);
             (std::mem::take(&mut state.dropped), state.ended)
         };
+        // Before the lines are written: the queue has room now, and the dropped ones came behind these.
+        say_dropped(&dropped);
         // Nobody could be told that the log can't be written.
         let _ = out.write_all(&lines).and_then(|()| out.flush());
         lines.clear();
         lines.shrink_to(KEPT);
-        if dropped > 0 {
-            tracing::warn!(
-                lines = dropped,
-                "log lines were dropped: whatever reads them is too slow"
-            );
-        }
         match ended {
-            true if dropped == 0 => return,
-            true => {} // once more, for the line above
+            true if dropped == Counts::default() => return,
+            true => {} // once more, for what was said of them
             false => thread::sleep(REST),
         }
     }
 }
 
-impl Write for &Queue {
-    /// One whole line, or more.
-    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+fn say_dropped(dropped: &Counts) {
+    let of = |kind: Kind| dropped[kind as usize];
+    let lines: u64 = dropped.iter().sum();
+    if lines > 0 {
+        tracing::warn!(
+            lines,
+            login = of(Kind::Login),
+            session = of(Kind::Session),
+            warning = of(Kind::Warning),
+            other = of(Kind::Other),
+            "log lines were dropped: whatever reads them is too slow"
+        );
+    }
+}
+
+impl Queue {
+    /// Takes one whole line, or drops it.
+    fn put(&self, line: &[u8], kind: Kind) {
         let mut state = self.0.state();
-        if state.lines.len() + line.len() > MAX {
-            state.dropped += 1;
+        let room = if kind.is_reserved() { MAX } else { MAX - RESERVED };
+        if state.lines.len() + line.len() > room {
+            state.dropped[kind as usize] += 1;
+            drop(state);
+            metrics::log_line_dropped(kind);
         } else {
             let first = state.lines.is_empty();
             state.lines.extend_from_slice(line);
@@ -109,6 +168,13 @@ impl Write for &Queue {
                 self.0.changed.notify_one();
             }
         }
+    }
+}
+
+impl Write for Line<'_> {
+    /// One whole line.
+    fn write(&mut self, line: &[u8]) -> io::Result<usize> {
+        self.queue.put(line, self.kind);
         Ok(line.len())
     }
 
@@ -118,10 +184,14 @@ impl Write for &Queue {
 }
 
 impl<'a> MakeWriter<'a> for Queue {
-    type Writer = &'a Queue;
+    type Writer = Line<'a>;
 
-    fn make_writer(&'a self) -> Self::Writer {
-        self
+    fn make_writer(&'a self) -> Line<'a> {
+        Line { queue: self, kind: Kind::Other }
+    }
+
+    fn make_writer_for(&'a self, meta: &Metadata<'_>) -> Line<'a> {
+        Line { queue: self, kind: Kind::of(meta) }
     }
 }
 
@@ -163,10 +233,10 @@ mod tests {
         let (queue, guard) = start(Slow { let_go, written: Arc::clone(&written) }).unwrap();
         let line = [&[b'x'; 1023][..], b"\n"].concat();
         for _ in 0..10 * MAX / line.len() {
-            (&queue).write_all(&line).unwrap();
+            queue.put(&line, Kind::Login);
         }
         assert!(queue.0.state().lines.len() <= MAX);
-        assert!(queue.0.state().dropped > 0);
+        assert!(queue.0.state().dropped[Kind::Login as usize] > 0);
         drop(go);
         drop(guard);
         let written = written.lock().unwrap();
@@ -175,10 +245,40 @@ mod tests {
     }
 
     #[test]
+    fn what_a_stranger_can_cause_leaves_room_for_logins_and_warnings() {
+        let (go, let_go) = mpsc::channel();
+        let written = Arc::<Mutex<Vec<u8>>>::default();
+        let (queue, guard) = start(Slow { let_go, written: Arc::clone(&written) }).unwrap();
+        queue.put(b"taken\n", Kind::Other);
+        while !queue.0.state().lines.is_empty() {
+            thread::yield_now(); // until the writer waits for the reader
+        }
+        let put = |kind: Kind, n: usize| {
+            let line = format!("{:1023}\n", <&str>::from(kind));
+            (0..n).for_each(|_| queue.put(line.as_bytes(), kind));
+        };
+        put(Kind::Session, 1000);
+        put(Kind::Other, 1000);
+        put(Kind::Login, 300);
+        put(Kind::Warning, 300);
+        assert_eq!(queue.0.state().dropped, [0, 488, 88, 1000]);
+        drop(go);
+        drop(guard);
+        let written = String::from_utf8(written.lock().unwrap().clone()).unwrap();
+        let count = |kind: Kind| {
+            written.lines().filter(|line| line.trim_end() == <&str>::from(kind)).count()
+        };
+        assert_eq!(
+            Kind::VARIANTS.iter().map(|kind| count(*kind)).collect::<Vec<_>>(),
+            [300, 512, 212, 0]
+        );
+    }
+
+    #[test]
     fn a_reader_that_has_stopped_does_not_keep_the_process() {
         let (go, let_go) = mpsc::channel();
         let (queue, guard) = start(Slow { let_go, written: Arc::default() }).unwrap();
-        writeln!(&queue, "never read").unwrap();
+        queue.put(b"never read\n", Kind::Other);
         drop(guard); // returns
         drop(go);
     }
@@ -190,7 +290,7 @@ mod tests {
         let written = Arc::<Mutex<Vec<u8>>>::default();
         let (queue, guard) = start(Slow { let_go, written: Arc::clone(&written) }).unwrap();
         for n in 0..100 {
-            writeln!(&queue, "{n}").unwrap();
+            queue.put(format!("{n}\n").as_bytes(), Kind::Other);
         }
         drop(guard);
         let text: String = (0..100).map(|n| format!("{n}\n")).collect();

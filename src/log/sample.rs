@@ -7,6 +7,7 @@
 //! Limits: memory for `kinds` times [`MAX_SOURCES`] addresses, whatever happens.
 
 use std::net::{IpAddr, Ipv6Addr};
+use std::sync::{Mutex, PoisonError};
 use std::time::{Duration, Instant};
 
 /// How long a source that was logged is not logged again for the same kind.
@@ -44,6 +45,22 @@ impl Sampler {
         }
         kind.sources.push(source);
         Some(std::mem::take(&mut kind.not_logged))
+    }
+}
+
+/// A [`Sampler`] that many use at once, by the clock.
+#[derive(Debug)]
+pub struct Sampled(Mutex<Sampler>);
+
+impl Sampled {
+    pub fn new(kinds: usize) -> Self {
+        Self(Mutex::new(Sampler::new(kinds)))
+    }
+
+    /// As [`Sampler::on`], now.
+    pub fn on(&self, kind: usize, source: IpAddr) -> Option<u64> {
+        let mut sampler = self.0.lock().unwrap_or_else(PoisonError::into_inner);
+        sampler.on(kind, source, Instant::now())
     }
 }
 

@@ -365,7 +365,7 @@ mod tests {
             b"atom",
         ] {
             let line = [text, b" \"", &[b'v'; 8000], b"\""].concat();
-            let read = Reader(&line).astring().expect("a string");
+            let (read, _) = Reader(&line).astring().expect("a string");
             assert_eq!(read.capacity(), read.len(), "{}", String::from_utf8_lossy(text));
         }
     }
