@@ -2,8 +2,8 @@
 //!
 //! Start: certificates, listeners, then the accept loops and the tasks that keep the backends
 //! known. SIGHUP: another configuration ([`reload`]). Stop, on SIGTERM, SIGINT or SIGQUIT
-//! ([`signals`]): readiness goes 503, listeners close, sessions are told BYE, what is left after
-//! `timeouts.drain` is closed; a second signal ends it at once.
+//! ([`signals`]): readiness goes 503, listeners close, sessions are told BYE, and within
+//! `timeouts.drain` all are closed; a second signal ends it at once.
 
 use std::io;
 use std::net::SocketAddr;
@@ -35,7 +35,7 @@ mod reload;
 
 pub use reload::Source;
 
-/// What sessions get beyond `timeouts.drain` to write their last words.
+/// How long what should have ended is waited for: sessions are over at the end of `timeouts.drain`.
 const GRACE: Duration = Duration::from_secs(3);
 /// Descriptors for all that is neither a session nor a connection to a listener for HTTP: log, listeners, resolver.
 const RESERVED_DESCRIPTORS: u64 = 32;

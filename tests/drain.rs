@@ -213,6 +213,33 @@ fn interrupt_drains_like_terminate_and_without_sessions_at_once() {
     assert_ended_well(proxy, &dovecot, Duration::from_secs(3));
 }
 
+/// As a container needs it: what stops the proxy kills it some seconds after the time that it was given.
+#[test]
+fn last_words_are_within_the_time() {
+    const DRAIN: Duration = Duration::from_secs(4);
+    let backend = FakeBackend::imap("", |session, command| {
+        // Far more than sockets hold.
+        command.name == "FETCH" && session.send(vec![b'x'; 64 << 20])
+    });
+    let mut proxy = Proxy::start(&backend, "timeouts: { drain: 4s }");
+    let mut deaf = proxy.logged_in();
+    deaf.send("f FETCH 1 BODY[]\r\n");
+    let mut appending = proxy.logged_in();
+    appending.send("a APPEND INBOX {10}\r\n");
+    appending.expect("+");
+    appending.send("01234");
+    backend.wait_for("01234");
+    let start = Instant::now();
+    proxy.terminate();
+    assert_eq!(proxy.wait(PATIENCE).code(), Some(0));
+    let took = start.elapsed();
+    assert!(took < DRAIN + Duration::from_millis(1500), "{took:?}");
+    // They ended by themselves; none had to be cut.
+    assert_eq!(reasons(&proxy), ["drain"; 2]);
+    assert!(!proxy.text().contains("did not end"), "{}", proxy.text());
+    wait_until("no connection is left", || backend.connections() == 0);
+}
+
 #[test]
 fn client_that_ignores_its_farewell_is_closed_at_the_end() {
     let backend = FakeBackend::plain();

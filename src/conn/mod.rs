@@ -37,7 +37,7 @@ pub mod socket;
 
 use std::net::IpAddr;
 use std::sync::atomic::{AtomicU64, AtomicUsize, Ordering};
-use std::sync::Arc;
+use std::sync::{Arc, OnceLock};
 use std::time::{Duration, Instant};
 
 use strum::VariantArray as _;
@@ -55,6 +55,9 @@ use close::{Reason, Session};
 use failure::Failure;
 use proxy_header::Arrival;
 use relay::Pair;
+
+/// The end of a drain's time that is for last words, at most.
+const FAREWELLS: Duration = Duration::from_secs(2);
 
 /// What a connection may use, as of the configuration that it began with; a reload makes the [next](Self::next) one.
 pub struct Context {
@@ -90,27 +93,47 @@ struct Shared {
 #[derive(Default)]
 pub struct Drain {
     pub token: CancellationToken,
-    /// When, and how long sessions may still take.
-    started: std::sync::OnceLock<(Instant, Duration)>,
+    schedule: OnceLock<Schedule>,
+}
+
+/// What becomes of sessions, and when.
+#[derive(Clone, Copy, Debug)]
+pub struct Schedule {
+    pub started: Instant,
+    /// From the start on, each is told at a moment of its own within this.
+    pub tell_within: Duration,
+    /// What is left is closed as it is, in time for its last words.
+    pub cut: Instant,
+    /// No session is left.
+    pub over: Instant,
+}
+
+impl Schedule {
+    fn new(started: Instant, limit: Duration) -> Self {
+        let over = started + limit;
+        let cut = over - FAREWELLS.min(limit / 4);
+        Self { started, tell_within: limit / 2, cut, over }
+    }
 }
 
 impl Drain {
+    /// All of it, last words included, takes `limit`.
     pub fn start(&self, limit: Duration) {
-        self.started.get_or_init(|| (Instant::now(), limit));
+        self.schedule.get_or_init(|| Schedule::new(Instant::now(), limit));
         self.token.cancel();
     }
 
     /// Returns when it has begun and its time is over.
     async fn over(&self) {
         self.token.cancelled().await;
-        // Nobody cancels the token but `start`.
-        let (started, limit) = self.started().unwrap_or_else(|| (Instant::now(), Duration::ZERO));
-        tokio::time::sleep_until((started + limit).into()).await;
+        // Only `start` cancels the token.
+        let over = self.schedule().map_or_else(Instant::now, |schedule| schedule.over);
+        tokio::time::sleep_until(over.into()).await;
     }
 
-    /// When it began and how long it may take, if it has begun: one atomic load.
-    pub fn started(&self) -> Option<(Instant, Duration)> {
-        self.started.get().copied()
+    /// If it has begun: one atomic load.
+    pub fn schedule(&self) -> Option<Schedule> {
+        self.schedule.get().copied()
     }
 }
 

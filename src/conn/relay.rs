@@ -9,7 +9,7 @@
 //! where a response ends is an orderly end, with close_notify; in mid-response it is passed on as the truncation
 //! that it is, without. `timeouts.idle` is silence both ways, `timeouts.write` a peer that takes no bytes.
 //! While draining, a session is told BYE as soon as no response would be torn, at a moment of its own within the first half of
-//! `timeouts.drain`; at its end it is closed as it is.
+//! `timeouts.drain`; towards its end it is closed as it is, and its last words end with it.
 
 use std::cell::Cell;
 use std::future::{Future as _, poll_fn};
@@ -112,7 +112,11 @@ pub fn run(
             }
             drop(seat);
             // On the heap: it is longer than all that a session is while it lives.
-            Box::pin(say_farewell(client, &end, ctx.timeouts.write)).await;
+            let farewell = say_farewell(client, &end, ctx.timeouts.write);
+            Box::pin(async {
+                tokio::select! { () = farewell => {} () = ctx.drain.over() => {} }
+            })
+            .await;
         }
     }
 }
@@ -256,11 +260,11 @@ impl Relay {
         self.backend_stalled =
             since(!self.to_backend.is_empty(), moved.to_backend, self.backend_stalled);
         if self.draining.is_none()
-            && let Some((started, limit)) = ctx.drain.started()
+            && let Some(schedule) = ctx.drain.schedule()
         {
-            let started = Instant::from_std(started);
-            let bye_at = Some(started + spread(session.id, limit / 2));
-            self.draining = Some(Box::new(Draining { bye_at, until: started + limit }));
+            let bye_at = schedule.started + spread(session.id, schedule.tell_within);
+            let (bye_at, until) = (Some(bye_at.into()), schedule.cut.into());
+            self.draining = Some(Box::new(Draining { bye_at, until }));
         }
     }
 
