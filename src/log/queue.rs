@@ -226,33 +226,37 @@ mod tests {
         }
     }
 
-    #[test]
-    fn a_slow_reader_costs_lines_but_no_time_and_no_memory() {
+    /// A queue whose writer has taken one line and waits for the reader until the sender is gone.
+    fn held() -> (Queue, Guard, mpsc::Sender<()>, Arc<Mutex<Vec<u8>>>) {
         let (go, let_go) = mpsc::channel();
         let written = Arc::<Mutex<Vec<u8>>>::default();
         let (queue, guard) = start(Slow { let_go, written: Arc::clone(&written) }).unwrap();
+        queue.put(&[&[b'-'; 1023][..], b"\n"].concat(), Kind::Other);
+        while !queue.0.state().lines.is_empty() {
+            thread::yield_now();
+        }
+        (queue, guard, go, written)
+    }
+
+    #[test]
+    fn a_slow_reader_costs_lines_but_no_time_and_no_memory() {
+        let (queue, guard, go, written) = held();
         let line = [&[b'x'; 1023][..], b"\n"].concat();
         for _ in 0..10 * MAX / line.len() {
             queue.put(&line, Kind::Login);
         }
-        assert!(queue.0.state().lines.len() <= MAX);
-        assert!(queue.0.state().dropped[Kind::Login as usize] > 0);
+        assert_eq!(queue.0.state().lines.len(), MAX);
+        assert_eq!(queue.0.state().dropped[Kind::Login as usize], 9 * (MAX / 1024) as u64);
         drop(go);
         drop(guard);
         let written = written.lock().unwrap();
-        assert!(written.len() >= MAX - line.len());
-        assert!(written.chunks(line.len()).all(|chunk| chunk == line), "only whole lines");
+        assert_eq!(written.len(), 1024 + MAX);
+        assert!(written[1024..].chunks(1024).all(|chunk| chunk == line), "only whole lines");
     }
 
     #[test]
     fn what_a_stranger_can_cause_leaves_room_for_logins_and_warnings() {
-        let (go, let_go) = mpsc::channel();
-        let written = Arc::<Mutex<Vec<u8>>>::default();
-        let (queue, guard) = start(Slow { let_go, written: Arc::clone(&written) }).unwrap();
-        queue.put(b"taken\n", Kind::Other);
-        while !queue.0.state().lines.is_empty() {
-            thread::yield_now(); // until the writer waits for the reader
-        }
+        let (queue, guard, go, written) = held();
         let put = |kind: Kind, n: usize| {
             let line = format!("{:1023}\n", <&str>::from(kind));
             (0..n).for_each(|_| queue.put(line.as_bytes(), kind));
