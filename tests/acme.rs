@@ -114,7 +114,7 @@ fn a_reload_begins_orders_and_ends_them() {
     let before = fs::read_to_string(proxy.config_file()).unwrap();
     assert!(!connects(pebble.http));
     let lines = proxy.reload(&pebble.section("mail.example.org", storage.path(), ""));
-    assert!(lines[0].contains("tls.acme none -> mail.example.org from https://"), "{lines:?}");
+    assert!(lines[0].contains("tls.acme none -> {directory: https://"), "{lines:?}");
     wait_for_order(&proxy);
     wait_for_issuer(&proxy, "mail.example.org", "Pebble");
     // What has nothing to do with it lets it be.

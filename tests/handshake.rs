@@ -300,7 +300,7 @@ fn hundred_of_one_kind_from_one_source_are_counted_and_are_one_line() {
         |reason| format!("imaps_proxy_tls_handshake_failures_total{{reason=\"{reason}\"}}");
     proxy.wait_for_metric(&failed("not_tls"), 100.0);
     proxy.wait_for_metric(&failed("closed"), 1.0);
-    within(PATIENCE, "all sessions are logged", || proxy.sessions().len() == 101);
+    within(PATIENCE, "each kind of session is logged", || proxy.sessions().len() == 2);
     let lines: Vec<_> =
         proxy.log().into_iter().filter(|line| line.message() == "handshake failed").collect();
     let reasons: Vec<_> = lines.iter().map(|line| line.field("reason")).collect();

@@ -618,10 +618,7 @@ fn login_that_the_backend_does_not_offer_is_refused_without_it() {
     let proxy = Proxy::start(&backend, hidden);
     let mut client = proxy.connect();
     client.expect("* OK ");
-    assert_eq!(
-        client.result("AUTHENTICATE XODD"),
-        "NO [AUTHENTICATIONFAILED] Authentication failed."
-    );
+    assert_eq!(client.result("AUTHENTICATE XODD"), "NO unknown mechanism", "the server's words");
     assert!(client.result("LOGIN alice secret").starts_with("OK"));
     proxy.stop();
 }
