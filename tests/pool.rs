@@ -210,11 +210,9 @@ fn server_takes_no_more_than_its_max_sessions() {
     assert!(first.result("LOGOUT").starts_with("OK"));
     proxy.wait_for_metric(&gauge("backend_sessions", &a.address()), 0.0);
     assert!(third.result("LOGIN alice secret").starts_with("OK"));
-    assert_eq!(
-        lines(&proxy, "every backend that works has its max_sessions: clients are turned away")
-            .len(),
-        1
-    );
+    let turned_away =
+        "every backend that works is full, by max_sessions or by itself: clients are turned away";
+    assert_eq!(lines(&proxy, turned_away).len(), 1);
 
     // A reload changes the limit and forgets nobody; whoever waits gets the first seat that is free.
     proxy.reload("backend: { hold: 30s }");
@@ -228,6 +226,65 @@ fn server_takes_no_more_than_its_max_sessions() {
     assert_eq!(proxy.metric("imaps_proxy_holds_total{result=\"served\"}"), 1.0);
     drop((first, third, fourth));
     proxy.stop();
+}
+
+/// A server that takes as many connections as it can is no outage, and strangers can't make it one.
+#[test]
+fn server_that_is_full_is_up_and_serves_whoever_comes_when_it_has_room() {
+    for last_words in ["* BYE [ALERT] Too many connections\r\n", ""] {
+        let full = Switch::default();
+        let turns_away = full.clone();
+        let fake = FakeBackend::raw(move |session| {
+            if turns_away.is_set() {
+                session.send(last_words);
+                session.linger();
+            } else {
+                session.greet("IMAP4rev1");
+                session.serve("IMAP4rev1", &|_, _| false);
+            }
+        });
+        let proxy = Proxy::start(&fake, "");
+        let stays = log_in(&proxy);
+        let failures = |reason: &str| {
+            let address = fake.address();
+            let labels = [format!("backend=\"{address}\""), format!("reason=\"{reason}\"")];
+            proxy
+                .sum("imaps_proxy_backend_connect_failures_total", &labels.each_ref().map(|l| &**l))
+        };
+        full.set();
+        let mut second = proxy.connect();
+        second.expect("* OK ");
+        second.send("a LOGIN alice secret\r\n");
+        if !last_words.is_empty() {
+            second.expect("* NO [ALERT] Too many connections");
+        }
+        second.expect(&format!("a {FULL}"));
+        // Sessions and looks find the same, and it stays up.
+        wait_until("it was looked at", || failures("full") >= 3.0);
+        assert_eq!([failures("bye"), failures("closed")], [0.0; 2]);
+        assert_eq!(proxy.metric(&gauge("backend_up", &fake.address())), 1.0);
+        assert_eq!(proxy.get("/readyz").0, 200);
+        let said = "backend is full: it turns connections away while sessions of it live";
+        assert_eq!(lines(&proxy, said).len(), 1);
+        assert!(!proxy.text().contains("is down"), "{}", proxy.text());
+
+        proxy.reload("backend: { hold: 30s }");
+        let mut third = proxy.connect();
+        third.expect("* OK ");
+        third.send("a LOGIN alice secret\r\n");
+        proxy.wait_for_metric("imaps_proxy_hold_waiting", 1.0);
+        full.clear();
+        third.expect("a OK");
+
+        // One that turns everybody away is another thing.
+        drop((stays, third));
+        proxy.wait_for_metric(&gauge("backend_sessions", &fake.address()), 0.0);
+        full.set();
+        second.send("b LOGIN alice secret\r\n");
+        proxy.wait_for_metric(&gauge("backend_up", &fake.address()), 0.0);
+        drop(second);
+        proxy.stop();
+    }
 }
 
 #[test]

@@ -70,6 +70,8 @@ pub enum Failure {
     NotImap,
     Preauth,
     Bye,
+    /// BYE or closed before its greeting, while it serves others.
+    Full,
     Id,
     /// It agrees to no STARTTLS.
     Starttls,
@@ -86,6 +88,11 @@ impl Failure {
     /// It says nothing about the server.
     pub fn is_ours(self) -> bool {
         matches!(self, Self::OutOfDescriptors)
+    }
+
+    /// A server with no room for another connection fails so; others do, too.
+    pub fn turns_away(self) -> bool {
+        matches!(self, Self::Bye | Self::Closed)
     }
 }
 

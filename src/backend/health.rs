@@ -5,7 +5,8 @@
 //! is out at once and looked at after [`FIRST_WAIT`], then after twice as long, up to [`MAX_WAIT`]. If it fails again within
 //! [`STEADY`] of having come back, the first wait is twice as long as the last time.
 //! A look or a dial that takes much longer than usual puts an address in doubt, so that a server that hangs costs the others
-//! nothing while somebody waits for it.
+//! nothing while somebody waits for it. So does one that is turned away while sessions live there: the server is full, and is
+//! looked at less and less often, since every look is one more connection.
 //! **Invariant:** [`Standing::Down`] ends only with a look that succeeded.
 
 use std::time::{Duration, Instant};
@@ -32,7 +33,7 @@ pub enum Standing {
     /// Never looked at.
     Unseen,
     Up,
-    /// It worked, and somebody waits for it longer than usual.
+    /// It worked, and somebody waits for it longer than usual, or it is full.
     Doubted,
     Down,
 }
@@ -56,8 +57,9 @@ pub struct Health {
     failure: Option<Failure>,
     /// How often it failed again soon after it had come back.
     relapses: u32,
-    /// Down: the pause before the next look.
+    /// Down or full: the pause before the next look.
     wait: Duration,
+    full: bool,
     looked: Instant,
     /// When it answered a look the last time.
     answered: Option<Instant>,
@@ -80,6 +82,7 @@ impl Health {
             failure: None,
             relapses: 0,
             wait: FIRST_WAIT,
+            full: false,
             looked: now,
             answered: None,
             next: now,
@@ -105,7 +108,29 @@ impl Health {
             self.next = self.next.min(until);
         }
         self.failure = None;
+        self.full = false;
         change
+    }
+
+    /// It works and turned a look or a session away.
+    pub fn on_full(&mut self, a_look: bool, now: Instant) {
+        if a_look {
+            self.looked = now;
+        }
+        if !self.full {
+            self.wait = FIRST_WAIT;
+            self.next = now + self.wait;
+        } else if a_look {
+            self.wait = MAX_WAIT.min(self.wait * 2);
+            self.next = now + self.wait;
+        }
+        self.full = true;
+        self.standing = Standing::Doubted;
+    }
+
+    /// When it was last asked it had no room.
+    pub fn is_full(&self) -> bool {
+        self.full
     }
 
     /// A look failed.
@@ -141,6 +166,7 @@ impl Health {
 
     fn fail(&mut self, failure: Failure, now: Instant) -> Option<Change> {
         let before = self.failure.replace(failure);
+        self.full = false;
         match self.standing {
             Standing::Down => (before != Some(failure)).then_some(Change::Otherwise),
             standing => {
@@ -352,6 +378,29 @@ mod tests {
         assert_eq!(health.patience(), PATIENCE);
         health.on_good(2 * PATIENCE, INTERVAL, now);
         assert_eq!(health.patience(), 8 * PATIENCE);
+    }
+
+    #[test]
+    fn one_that_is_full_is_doubted_and_looked_at_less_and_less() {
+        let mut now = Instant::now();
+        let mut health = up(false, now);
+        let mut waits = Vec::new();
+        for _ in 0..7 {
+            health.on_full(false, now);
+            health.on_full(false, now + MS); // others that are turned away bring no look
+            assert_eq!(health.standing(), Standing::Doubted);
+            assert!(health.is_full());
+            waits.push((health.next_look() - now).as_millis());
+            now = health.next_look();
+            health.on_full(true, now);
+        }
+        assert_eq!(waits, [250, 500, 1000, 2000, 4000, 8000, 8000]);
+        assert_eq!(health.on_good(MS, INTERVAL, now), None);
+        assert_eq!((health.standing(), health.is_full()), (Standing::Up, false));
+        health.on_full(true, now);
+        assert_eq!(health.next_look() - now, FIRST_WAIT);
+        assert_eq!(health.on_bad_look(Failure::Bye, now), Some(Change::Down));
+        assert!(!health.is_full());
     }
 
     #[test]

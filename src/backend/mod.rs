@@ -290,14 +290,14 @@ impl Backends {
         (order.into_iter().filter_map(|at| choices[at].take()).collect(), full)
     }
 
-    /// Somebody was turned away because of `max_sessions`; a line a minute tells.
+    /// Somebody was turned away because of `max_sessions`, or by servers without room; a line a minute tells.
     pub fn say_full(&self) {
         let (now, mut said) =
             (Instant::now(), self.said_full.lock().unwrap_or_else(PoisonError::into_inner));
         if said.is_none_or(|said| now.saturating_duration_since(said) >= SAY_AGAIN) {
             *said = Some(now);
             tracing::warn!(
-                "every backend that works has its max_sessions: clients are turned away"
+                "every backend that works is full, by max_sessions or by itself: clients are turned away"
             );
         }
     }

@@ -101,12 +101,17 @@ pub struct Endpoint {
 pub struct Load {
     pub(super) id: u64,
     sessions: AtomicUsize,
+    /// Those of them whom it has not greeted yet.
+    dialling: AtomicUsize,
     news: Arc<News>,
     metrics: Arc<BackendMetrics>,
 }
 
 /// A session's place at an address: counted as long as it lives. Empty only while it is given back.
 pub struct Seat(Option<Arc<Load>>);
+
+/// The place of a session that was not greeted yet: it counts as a [`Seat`] does, and is told apart from those in use.
+pub struct Claim(Seat);
 
 /// The only session that tries an address that is down and lets people wait.
 pub struct Trial<'a>(&'a AtomicBool);
@@ -149,7 +154,7 @@ impl Server {
             verdict: Mutex::new(up.then_some(true)),
             places: ArcSwap::from_pointee(places),
             lost: Notify::new(),
-            troubles: Sampled::new(3),
+            troubles: Sampled::new(4),
             retired: CancellationToken::new(),
             goes_by,
             tls,
@@ -292,6 +297,7 @@ impl Server {
         endpoint.known.store(Some(Arc::clone(&known)));
         self.known.store(Some(Arc::clone(&known)));
         let was_up = self.is_up();
+        let was_full = endpoint.health().is_full();
         let change = endpoint.health().on_good(took, rest, Instant::now());
         self.judge(None);
         let (backend, address) = (&*self.name, self.shown(endpoint));
@@ -312,7 +318,7 @@ impl Server {
         } else if change.is_some() {
             tracing::info!(backend, address, "backend's address is up");
         }
-        if change.is_some() && was_up {
+        if change.is_some() && was_up || was_full {
             self.news.tell(); // else it was told of the server
         }
     }
@@ -333,6 +339,9 @@ impl Server {
     }
 
     pub(super) fn on_bad_look(&self, endpoint: &Endpoint, failure: Failure, error: &dyn ToString) {
+        if self.on_full(endpoint, failure, true) {
+            return;
+        }
         let was_up = endpoint.is_up();
         let change = endpoint.health().on_bad_look(failure, Instant::now());
         // An address that never answers beside one that does is counted once, not at every look.
@@ -343,20 +352,48 @@ impl Server {
     }
 
     /// A session that dialled at `start` could not use it: out at once, until it was looked at. If it may be the client whom the
-    /// server does not want, a look of our own tells, and the others are sent to it until then.
-    pub fn on_bad_dial(&self, endpoint: &Endpoint, error: &dial::Error, start: Instant) {
+    /// server does not want, a look of our own tells, and the others are sent to it until then. True: it only is full.
+    pub fn on_bad_dial(&self, endpoint: &Endpoint, error: &dial::Error, start: Instant) -> bool {
         let (failure, was_up) = (error.failure(), endpoint.is_up());
-        self.metrics.connect_failed(failure);
         if self.goes_by.server.identity.may_explain(failure) {
+            self.metrics.connect_failed(failure);
             if was_up && let Some(not_logged) = self.sample(1) {
                 let (backend, error) = (&*self.name, error.to_string());
                 tracing::warn!(backend, error, not_logged, "backend does not serve a client");
             }
-            return self.on_doubt(endpoint);
+            self.on_doubt(endpoint);
+            return false;
         }
+        if self.on_full(endpoint, failure, false) {
+            return true;
+        }
+        self.metrics.connect_failed(failure);
         let change = endpoint.health().on_bad_dial(failure, start, Instant::now());
         endpoint.stirred.notify_one();
         self.on_bad(endpoint, change, was_up, error);
+        false
+    }
+
+    /// Whether it turned a look or a session away because it serves as many as it can: it works, and sessions live there.
+    fn on_full(&self, endpoint: &Endpoint, failure: Failure, a_look: bool) -> bool {
+        let sessions = endpoint.load.greeted();
+        if !failure.turns_away() || !endpoint.is_up() || sessions == 0 {
+            return false;
+        }
+        endpoint.health().on_full(a_look, Instant::now());
+        endpoint.stirred.notify_one();
+        self.metrics.connect_failed(Failure::Full);
+        if let Some(not_logged) = self.sample(3) {
+            let (backend, address) = (&*self.name, self.shown(endpoint));
+            tracing::warn!(
+                backend,
+                address,
+                sessions,
+                not_logged,
+                "backend is full: it turns connections away while sessions of it live"
+            );
+        }
+        true
     }
 
     fn on_bad(
@@ -516,11 +553,12 @@ impl Endpoint {
     }
 
     /// A place for one session, if its server has less than `max`.
-    pub fn seat(&self, max: Option<usize>) -> Option<Seat> {
+    pub fn claim(&self, max: Option<usize>) -> Option<Claim> {
         let admitted = self.load.metrics.enter(max);
         admitted.then(|| {
+            self.load.dialling.fetch_add(1, Ordering::Relaxed);
             self.load.sessions.fetch_add(1, Ordering::Relaxed);
-            Seat(Some(Arc::clone(&self.load)))
+            Claim(Seat(Some(Arc::clone(&self.load))))
         })
     }
 
@@ -544,12 +582,45 @@ impl Load {
     fn new(news: Arc<News>, metrics: Arc<BackendMetrics>) -> Self {
         static NEXT: AtomicU64 = AtomicU64::new(0);
         let id = NEXT.fetch_add(1, Ordering::Relaxed);
-        Self { id, sessions: AtomicUsize::new(0), news, metrics }
+        let none = || AtomicUsize::new(0);
+        Self { id, sessions: none(), dialling: none(), news, metrics }
+    }
+
+    /// Sessions that it serves.
+    fn greeted(&self) -> usize {
+        let dialling = self.dialling.load(Ordering::Relaxed);
+        self.sessions.load(Ordering::Relaxed).saturating_sub(dialling)
     }
 
     fn leave(&self) {
         self.sessions.fetch_sub(1, Ordering::Relaxed);
         self.metrics.leave();
+    }
+}
+
+impl Claim {
+    /// The server has greeted.
+    pub fn greeted(mut self) -> Seat {
+        self.take()
+    }
+
+    /// It was taken for nothing.
+    pub fn give_back(mut self) {
+        self.take().give_back();
+    }
+
+    /// In use from here on, if only until it is dropped: a reader never finds fewer of those than there are.
+    fn take(&mut self) -> Seat {
+        if let Some(load) = &self.0.0 {
+            load.dialling.fetch_sub(1, Ordering::Relaxed);
+        }
+        Seat(self.0.0.take())
+    }
+}
+
+impl Drop for Claim {
+    fn drop(&mut self) {
+        self.take();
     }
 }
 
@@ -560,7 +631,7 @@ impl Seat {
 
     /// It was taken for nothing: that is news only if somebody missed it meanwhile. Else those who wait for room would
     /// wake each other with their own attempts.
-    pub fn give_back(mut self) {
+    fn give_back(mut self) {
         let Some(load) = self.0.take() else { return };
         load.leave();
         if load.metrics.was_found_full() {

@@ -180,11 +180,11 @@ struct Dialled {
 }
 
 /// Why there is none.
-enum NoServer {
-    /// None greets. What they said instead that the person must see.
-    Down(Vec<u8>),
-    /// Those that would have their `max_sessions`.
-    Full,
+struct NoServer {
+    /// Those that would greet have their `max_sessions`, or no room.
+    full: bool,
+    /// What the last one said instead of a greeting that the person must see.
+    alerts: Vec<u8>,
 }
 
 /// Has the client say what needs no server. `Some`: that was the end of it, and the client has its answer.
@@ -227,18 +227,13 @@ async fn attempt(
     }
     let Dialled { choice, seat, mut link, start } = match dial(dialogue, caller, ctx).await? {
         Ok(dialled) => dialled,
-        Err(none) => {
-            let mut out = Vec::new();
-            let why = match none {
-                NoServer::Down(alerts) => {
-                    out = alerts;
-                    login::unavailable(&login.tag, &mut out);
-                    "no server greets"
-                }
-                NoServer::Full => {
-                    login::full(&login.tag, &mut out);
-                    "max_sessions is reached"
-                }
+        Err(NoServer { full, alerts: mut out }) => {
+            let why = if full {
+                login::full(&login.tag, &mut out);
+                "every server is full"
+            } else {
+                login::unavailable(&login.tag, &mut out);
+                "no server greets"
             };
             dialogue.send(&out, ctx).await?;
             return Ok(Attempt { outcome: Outcome::Unavailable(why), dialled: None });
@@ -367,7 +362,7 @@ async fn dial(
             if full {
                 ctx.backends.say_full();
             }
-            return Ok(Err(if full { NoServer::Full } else { NoServer::Down(alerts) }));
+            return Ok(Err(NoServer { full, alerts }));
         }
     }
 }
@@ -389,7 +384,7 @@ async fn dial_in_order(
             },
             _ => None,
         };
-        let Some(seat) = endpoint.seat(choice.max_sessions) else {
+        let Some(claim) = endpoint.claim(choice.max_sessions) else {
             *full = true;
             continue;
         };
@@ -400,13 +395,13 @@ async fn dial_in_order(
             Err(_) if Instant::now() >= deadline => return None,
             Err(_) if others => {
                 choices.push_back(Choice { tier: Tier::Doubtful, ..choice.clone() });
-                seat.give_back();
+                claim.give_back();
                 continue;
             }
             Err(_) => timeout_at(deadline, endpoint.turn()).await.ok()?,
         };
         if choice.tier != Tier::Down && endpoint.health().standing() == Standing::Down {
-            seat.give_back();
+            claim.give_back();
             continue; // somebody else has found out
         }
         let start = Instant::now();
@@ -417,7 +412,7 @@ async fn dial_in_order(
             server.on_doubt(endpoint);
             if others {
                 choices.push_back(Choice { tier: Tier::Doubtful, ..choice.clone() });
-                seat.give_back();
+                claim.give_back();
                 continue;
             }
             result = timeout_at(deadline, dialling.as_mut()).await;
@@ -425,12 +420,17 @@ async fn dial_in_order(
         match result {
             Ok(Ok(link)) => {
                 drop((turn, trial));
-                return Some(Dialled { choice: choice.clone(), seat, link, start });
+                return Some(Dialled {
+                    choice: choice.clone(),
+                    seat: claim.greeted(),
+                    link,
+                    start,
+                });
             }
             Ok(Err(error)) => {
                 *alerts = error.alert().unwrap_or_default();
-                server.on_bad_dial(endpoint, &error, start.into_std());
-                seat.give_back();
+                *full |= server.on_bad_dial(endpoint, &error, start.into_std());
+                claim.give_back();
             }
             // The client is told that, and then that its time is over.
             Err(_) => return None,
