@@ -4,7 +4,6 @@ mod support;
 
 use std::fs;
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
-use std::process::Command;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::thread;
 use std::time::{Duration, Instant};
@@ -12,8 +11,8 @@ use std::time::{Duration, Instant};
 use rustix::process::Signal;
 use rustls::HandshakeKind;
 use support::{
-    Authority, Client, FakeBackend, LogLine, PATIENCE, Process, Proxy, Session, Switch, TlsOptions,
-    binary, free_port, wait_until,
+    Authority, Client, FakeBackend, LogLine, PATIENCE, Proxy, Session, Switch, TlsOptions, demo,
+    free_port, wait_until,
 };
 
 const TAKEN: &str = "imaps_proxy_reloads_total{result=\"ok\",what=\"configuration\"}";
@@ -492,17 +491,9 @@ fn a_file_with_a_nul_character_is_refused_and_the_old_one_stays() {
 #[test]
 fn the_demo_reads_its_certificates_again() {
     let folder = tempfile::tempdir().unwrap();
-    let (imaps, metrics) = (free_port(), free_port());
-    let mut command = Command::new(binary());
-    command.args(["demo", "--listen", &format!("127.0.0.1:{imaps}")]);
-    command.args(["--metrics", &format!("127.0.0.1:{metrics}"), "--dir"]).arg(folder.path());
-    let mut demo = Process::start(command);
-    let said = |text: &'static str| {
-        move |lines: &[String]| lines.iter().any(|line| line.contains(text)).then_some(())
-    };
-    demo.wait_for("it serves", said("backend is up"));
+    let mut demo = demo(folder.path());
     demo.signal(Signal::HUP);
-    demo.wait_for("it answers", said("SIGHUP: certificates were read again"));
+    demo.wait_for_line("SIGHUP: certificates were read again");
     demo.signal(Signal::TERM);
     assert_eq!(demo.wait(PATIENCE).code(), Some(0));
 }
@@ -511,13 +502,7 @@ fn the_demo_reads_its_certificates_again() {
 fn signal_does_not_wait_for_a_configuration_that_never_ends() {
     let backend = FakeBackend::plain();
     let proxy = Proxy::start(&backend, "");
-    let file = proxy.config_file();
-    fs::remove_file(&file).unwrap();
-    let mut mkfifo = Command::new(support::program("mkfifo", "coreutils"));
-    support::run(mkfifo.arg(&file), b"", PATIENCE).succeeded();
-    proxy.signal(Signal::HUP);
-    // Opens as soon as the proxy reads it.
-    let never_ends = fs::File::options().write(true).open(&file).unwrap();
+    let never_ends = proxy.reload_without_end();
     proxy.stop();
     drop(never_ends);
 }

@@ -2,11 +2,8 @@
 
 mod support;
 
-use std::fs;
-use std::process::Command;
-
 use rustix::process::Signal;
-use support::{FakeBackend, PATIENCE, Process, Proxy, binary, free_port, wait_until};
+use support::{FakeBackend, PATIENCE, Proxy, demo, wait_until};
 
 /// Recipes for other programs send them, to have a log opened anew for example; each would kill a
 /// process by default.
@@ -88,13 +85,7 @@ fn a_drain_outlasts_signals_that_mean_nothing_and_a_second_quit_ends_it() {
 fn a_reload_under_way_delays_neither_quit_nor_what_is_ignored() {
     let backend = FakeBackend::plain();
     let mut proxy = Proxy::start(&backend, "");
-    let file = proxy.config_file();
-    fs::remove_file(&file).unwrap();
-    let mut mkfifo = Command::new(support::program("mkfifo", "coreutils"));
-    support::run(mkfifo.arg(&file), b"", PATIENCE).succeeded();
-    proxy.signal(Signal::HUP);
-    // Opens as soon as the proxy reads it.
-    let never_ends = fs::File::options().write(true).open(&file).unwrap();
+    let never_ends = proxy.reload_without_end();
     assert_ignores(&proxy, "SIGUSR1", Signal::USR1);
     proxy.signal(Signal::QUIT);
     assert_eq!(proxy.wait(PATIENCE).code(), Some(0), "{}", proxy.text());
@@ -104,17 +95,9 @@ fn a_reload_under_way_delays_neither_quit_nor_what_is_ignored() {
 #[test]
 fn the_demo_ignores_and_stops_alike() {
     let folder = tempfile::tempdir().unwrap();
-    let (imaps, metrics) = (free_port(), free_port());
-    let mut command = Command::new(binary());
-    command.args(["demo", "--listen", &format!("127.0.0.1:{imaps}")]);
-    command.args(["--metrics", &format!("127.0.0.1:{metrics}"), "--dir"]).arg(folder.path());
-    let mut demo = Process::start(command);
-    let said = |text: &'static str| {
-        move |lines: &[String]| lines.iter().any(|line| line.contains(text)).then_some(())
-    };
-    demo.wait_for("it serves", said("backend is up"));
+    let mut demo = demo(folder.path());
     demo.signal(Signal::USR1);
-    demo.wait_for("USR1 is logged", said("signal=\"SIGUSR1\""));
+    demo.wait_for_line("signal=\"SIGUSR1\"");
     demo.signal(Signal::QUIT);
     assert_eq!(demo.wait(PATIENCE).code(), Some(0), "{}", demo.text());
 }

@@ -51,6 +51,13 @@ impl Process {
         self.lines.lock().unwrap().clone()
     }
 
+    /// Waits until a line with `text` in it was printed.
+    #[track_caller]
+    pub fn wait_for_line(&mut self, text: &str) {
+        let has = |lines: &[String]| lines.iter().any(|line| line.contains(text)).then_some(());
+        self.wait_for(text, has);
+    }
+
     /// Waits until `pick` finds what it looks for in the lines printed so far.
     #[track_caller]
     pub fn wait_for<T>(&mut self, what: &str, pick: impl Fn(&[String]) -> Option<T>) -> T {

@@ -17,6 +17,7 @@ use serde_yaml::Value as Yaml;
 use super::certificates::Certificates;
 use super::client::{Client, TlsOptions};
 use super::process::Process;
+use super::programs::{program, run};
 use super::wait::{PATIENCE, within};
 
 /// What a proxy can stand in front of.
@@ -39,6 +40,16 @@ impl Backend for Unreachable {
     fn connections(&self) -> usize {
         0
     }
+}
+
+/// `imaps-proxy demo` on free ports with its certificates in `folder`; its server is up.
+pub fn demo(folder: &Path) -> Process {
+    let mut command = Command::new(binary());
+    command.args(["demo", "--listen", &format!("127.0.0.1:{}", free_port())]);
+    command.args(["--metrics", &format!("127.0.0.1:{}", free_port()), "--dir"]).arg(folder);
+    let mut demo = Process::start(command);
+    demo.wait_for_line("backend is up");
+    demo
 }
 
 /// A port on which nobody listens now. Below the range that the system hands out by itself, so that
@@ -441,6 +452,18 @@ impl<'a> Proxy<'a> {
 
     pub fn config_file(&self) -> PathBuf {
         self.folder.path().join("config.yaml")
+    }
+
+    /// SIGHUP for a configuration that never ends: a pipe, whose other end is returned. The proxy
+    /// has begun to read it.
+    pub fn reload_without_end(&self) -> fs::File {
+        let file = self.config_file();
+        fs::remove_file(&file).unwrap();
+        let mut mkfifo = Command::new(program("mkfifo", "coreutils"));
+        run(mkfifo.arg(&file), b"", PATIENCE).succeeded();
+        self.signal(Signal::HUP);
+        // Opens as soon as the proxy reads it.
+        fs::File::options().write(true).open(&file).unwrap()
     }
 
     /// SIGHUP with `yaml` laid over the configuration; the lines of the log that say what has become of it.
