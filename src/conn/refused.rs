@@ -1,7 +1,7 @@
 //! Commands that were refused before login: a person who meets one gets no mail, and only log and
 //! metric tell the operator.
 //!
-//! In: what [`proto`] refused. Out: a count for each, and a line as [`crate::log::sample`] lets it,
+//! In: what [`crate::proto`] refused. Out: a count for each, and a line as [`crate::log::sample`] lets it,
 //! at level debug otherwise. **Invariant:** a line holds no word of the client's. A command's name
 //! is one out of a list, since a word of a client that lost its place may be a piece of a password.
 
