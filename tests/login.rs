@@ -11,7 +11,7 @@ use std::time::Duration;
 
 use support::{
     Backend, Client, Dovecot, End, FakeBackend, PATIENCE, Proxy, Session, Switch, Unreachable,
-    free_port, within,
+    free_port, wait_until, within,
 };
 
 /// The words of a capability list in a greeting, a response code or an untagged line.
@@ -1074,5 +1074,100 @@ fn many_users_log_in_at_the_same_time() {
     });
     dovecot.wait_for_connections(0);
     proxy.wait_for_ends("logout", 20);
+    proxy.stop();
+}
+
+const PATIENT: &str = "{ timeouts: { login: 55s, backend_login: 50s, backend_greeting: 50s, write: 50s }, \
+    backend: { hold: 50s } }";
+
+/// Logins by two clients; one of them has more to say behind it.
+fn two_log_in(proxy: &Proxy<'_>) -> Vec<Client> {
+    let log_in = |commands: &str| {
+        let mut client = proxy.connect();
+        client.expect("* OK ");
+        client.send(commands);
+        client
+    };
+    ["a LOGIN alice x\r\n", "a LOGIN alice x\r\nb NOOP\r\n"].map(log_in).into()
+}
+
+/// A reset tells that nobody waits for the answer, also behind commands that nobody has read.
+#[test]
+fn client_that_resets_ends_dial_wait_and_exchange_at_once() {
+    #[derive(Clone, Copy, PartialEq)]
+    enum Stage {
+        Exchange,
+        Dial,
+        Wait,
+    }
+    for stage in [Stage::Exchange, Stage::Dial, Stage::Wait] {
+        let known = Switch::default();
+        let goes_on = known.clone();
+        let backend = FakeBackend::raw(move |session| {
+            match stage {
+                Stage::Wait if goes_on.is_set() => return,
+                Stage::Dial if goes_on.is_set() => {}
+                _ => {
+                    session.greet("IMAP4rev1");
+                    session.serve("IMAP4rev1", &|session, command| {
+                        let is_login = command.name == "LOGIN";
+                        if is_login {
+                            session.drain();
+                        }
+                        is_login
+                    });
+                }
+            }
+            session.drain();
+        });
+        let proxy = Proxy::start(&backend, PATIENT);
+        let sessions = format!("imaps_proxy_backend_sessions{{backend=\"{}\"}}", backend.address());
+        known.set();
+        let clients = two_log_in(&proxy);
+        let waiting = match stage {
+            Stage::Wait => "imaps_proxy_hold_waiting",
+            Stage::Dial | Stage::Exchange => &sessions,
+        };
+        proxy.wait_for_metric(waiting, 2.0);
+        if stage == Stage::Exchange {
+            wait_until("both logins have come", || {
+                backend.received().matches("LOGIN").count() == 2
+            });
+        }
+        clients.into_iter().for_each(Client::vanish);
+        proxy.wait_for_ends("client_vanished", 2);
+        proxy.wait_for_metric(waiting, 0.0);
+        proxy.stop();
+    }
+}
+
+/// One that has said all it wants to say still gets its answer.
+#[test]
+fn client_that_ends_its_side_behind_its_login_gets_the_answer() {
+    let answer = Switch::default();
+    let go_on = answer.clone();
+    let backend = FakeBackend::imap("", move |_, command| {
+        if command.name == "LOGIN" {
+            wait_until("the client has ended its side", || go_on.is_set());
+        }
+        false
+    });
+    let proxy = Proxy::start(&backend, PATIENT);
+    for orderly in [true, false] {
+        answer.clear();
+        let mut client = proxy.connect();
+        client.expect("* OK ");
+        client.send("a LOGIN alice secret\r\n");
+        if orderly {
+            client.half_close()
+        } else {
+            client.cut()
+        }
+        wait_until("the login is at the server", || {
+            backend.received().matches("LOGIN").count() == if orderly { 1 } else { 2 }
+        });
+        answer.set();
+        client.expect("a OK");
+    }
     proxy.stop();
 }

@@ -350,6 +350,25 @@ fn without_a_backend_plaintext_is_told_so() {
     both.proxy.stop();
 }
 
+/// Also behind what it said before it was greeted.
+#[test]
+fn client_that_resets_ends_its_wait_for_a_greeting() {
+    let nobody = Unreachable("127.0.0.1:9".to_owned());
+    let yaml = "{ backend: { hold: 50s }, timeouts: { login: 55s } }";
+    let starting = Proxy::starting(&nobody).config(LISTEN).config(yaml);
+    let both = Both::of(starting.not_ready().start());
+    let mut early = both.plain();
+    early.send("a STARTTLS\r\n");
+    let mut behind_tls = both.proxy.connect();
+    behind_tls.send("a CAPABILITY\r\n");
+    both.proxy.wait_for_metric("imaps_proxy_hold_waiting", 2.0);
+    early.vanish();
+    behind_tls.vanish();
+    both.proxy.wait_for_ends("client_vanished", 2);
+    both.proxy.wait_for_metric("imaps_proxy_hold_waiting", 0.0);
+    both.proxy.stop();
+}
+
 #[test]
 fn hundred_silent_clients_cost_the_backend_nothing() {
     let backend = FakeBackend::plain();

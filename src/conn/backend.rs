@@ -4,6 +4,7 @@
 //! why and may try again. What the client has to say before a server can answer it says first. Servers are dialled in order until one greets; from the first byte of the login on it is that
 //! one or none (a password never goes to two servers), and each attempt is a connection of its own. One that lets itself be
 //! waited for longer than usual is left for another that works. While none greets the client waits, `backend.hold` at most.
+//! A reset by the client ends all of it at once, so that who is gone holds no server; the end of its side alone (FIN) does not.
 //! Deadlines: `timeouts.backend_login` for the exchange, [`ANSWER`] for each of the client's answers in it, within
 //! `timeouts.login` for everything.
 
@@ -260,7 +261,8 @@ async fn attempt(
             deadline = deadline.min(Instant::now() + PARTING);
         }
         // One that takes no more may have said why: what is read tells.
-        let late = timeout_at(deadline, link.stream.send(&to_backend)).await.is_err();
+        let sending = timeout_at(deadline, link.stream.send(&to_backend));
+        let late = dialogue.unless_broken(sending).await?.is_err();
         to_backend.zeroize();
         dialogue.send(&to_client, ctx).await?;
         to_client.clear();
@@ -280,8 +282,8 @@ async fn attempt(
             Step::Backend => {
                 let mut lost = late.then_some(Lost::Late);
                 if backend_read && !late {
-                    let read = timeout_at(deadline, link.stream.read_buf(&mut link.input)).await;
-                    lost = match read {
+                    let reading = timeout_at(deadline, link.stream.read_buf(&mut link.input));
+                    lost = match dialogue.unless_broken(reading).await? {
                         Ok(Ok(1..)) => None,
                         Ok(_) => Some(Lost::Closed),
                         Err(_) => Some(Lost::Late),
@@ -337,13 +339,12 @@ async fn dial(
         }
         let (queue, mut alerts) = (choices.into(), Vec::new());
         let dialling = dial_in_order(queue, &mut full, &mut alerts, dialogue.deadline, caller);
-        // A client that has ended its side behind its login may still want the answer.
         let dialled = tokio::select! {
             biased;
             () = ctx.drain.token.cancelled() => {
                 return Err(dialogue.close(RESTARTING, Reason::Drain, ctx).await);
             }
-            dialled = dialling => dialled,
+            dialled = dialogue.unless_broken(dialling) => dialled?,
         };
         if let Some(dialled) = dialled {
             hold.over(HoldResult::Served);

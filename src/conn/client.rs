@@ -20,7 +20,7 @@ use tokio_util::io::poll_read_buf;
 use zeroize::Zeroize as _;
 
 use super::close::Reason;
-use super::socket::Unsent;
+use super::socket::{self, Unsent};
 use crate::proto::imap::secret::make_room;
 use crate::proto::record::{self, Opened, Records};
 
@@ -146,6 +146,11 @@ impl Client {
 
     pub async fn receive(&mut self, plain: &mut Vec<u8>) -> Result<Received, Error> {
         poll_fn(|cx| self.poll_receive(plain, cx)).await
+    }
+
+    /// Returns when the connection breaks, whether or not what it has brought was read.
+    pub async fn broken(&self) {
+        socket::broken(&self.socket).await;
     }
 
     /// Encrypts `plain` and sends it as far as the socket takes it; the rest goes with [`Client::poll_flush`].

@@ -4,6 +4,7 @@
 //! extends it, STARTTLS neither. Until then the backend hears nothing of the client.
 //! Not here: what a client says before STARTTLS ([`super::starttls`]).
 
+use std::io;
 use std::pin::pin;
 
 use tokio::time::{Instant, timeout_at};
@@ -146,7 +147,7 @@ impl Dialogue {
     }
 
     /// Lets `work` go on while the client stays and nobody drains. What the client sends meanwhile is kept, and nothing is
-    /// read behind it.
+    /// read behind it: of a client that has sent something only the reset counts.
     async fn meanwhile<T>(
         &mut self,
         work: impl Future<Output = T>,
@@ -155,20 +156,36 @@ impl Dialogue {
         let mut work = pin!(work);
         loop {
             let Self { client, input, .. } = self;
-            let listens = input.bytes().is_empty();
+            let listening = async {
+                if input.bytes().is_empty() {
+                    return client.receive(input.buffer()).await;
+                }
+                client.broken().await;
+                Err(io::Error::from(io::ErrorKind::ConnectionReset).into())
+            };
             let received = tokio::select! {
                 biased;
                 () = ctx.drain.token.cancelled() => {
                     return Err(self.close(RESTARTING, Reason::Drain, ctx).await);
                 }
                 done = &mut work => return Ok(done),
-                received = client.receive(input.buffer()), if listens => received,
+                received = listening => received,
             };
             match received {
                 Ok(Received::Bytes) => {}
                 Ok(Received::End) => return Err(self.close(b"", Reason::ClientClosed, ctx).await),
                 Err(error) => return Err(self.broken(error, ctx).await),
             }
+        }
+    }
+
+    /// Lets `work` for this client go on unless the connection breaks. A client that has ended its side behind its login may
+    /// still want the answer.
+    pub async fn unless_broken<T>(&self, work: impl Future<Output = T>) -> Result<T, Reason> {
+        tokio::select! {
+            biased;
+            done = work => Ok(done),
+            () = self.client.broken() => Err(Reason::ClientVanished),
         }
     }
 

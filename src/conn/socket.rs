@@ -8,7 +8,7 @@ use std::task::{Context, Poll, ready};
 use std::time::Duration;
 
 use socket2::{SockRef, TcpKeepalive};
-use tokio::io::AsyncWrite;
+use tokio::io::{AsyncWrite, Interest};
 use tokio::net::TcpStream;
 
 use crate::backend::stream::Stream;
@@ -29,6 +29,14 @@ pub fn prepare<S: AsFd>(socket: &S) {
         .with_interval(Duration::from_secs(60))
         .with_retries(3);
     let _ = socket.set_tcp_keepalive(&probes);
+}
+
+/// Returns when the connection breaks (reset, no answer to keep-alive probes), also behind bytes that nobody has read. An
+/// end in order (FIN) is none.
+pub async fn broken(socket: &TcpStream) {
+    if socket.ready(Interest::ERROR).await.is_err() {
+        std::future::pending().await // the runtime ends, and this task with it
+    }
 }
 
 /// Whether the process or the system has no file descriptors left.

@@ -20,6 +20,7 @@ use super::dialogue::{RESTARTING, TOO_SLOW, UNAVAILABLE};
 use super::failure::{Failed, Failure};
 use super::hold::Hold;
 use super::refused;
+use super::socket::broken;
 use crate::backend::Known;
 use crate::metrics::{HoldResult, Phase};
 use crate::proto::imap::dialogue::{Dialogue, End, Next};
@@ -95,7 +96,7 @@ async fn known(
                 () = ctx.drain.token.cancelled() => {
                     return Err(close(socket, RESTARTING, Reason::Drain).await);
                 }
-                () = left(socket) => return Err(Reason::ClientClosed),
+                reason = left(socket) => return Err(reason),
                 () = news => false,
                 () = sleep_until(until) => true,
             },
@@ -107,11 +108,14 @@ async fn known(
     }
 }
 
-/// Returns when the client closes without having said anything.
-async fn left(socket: &TcpStream) {
-    if let Ok(1..) = socket.peek(&mut [0]).await {
-        std::future::pending().await
+/// Returns when the client closes without having said anything, or its connection breaks.
+async fn left(socket: &TcpStream) -> Reason {
+    match socket.peek(&mut [0]).await {
+        Ok(0) => return Reason::ClientClosed,
+        Ok(_) => broken(socket).await,
+        Err(_) => {}
     }
+    Reason::ClientVanished
 }
 
 async fn receive(
