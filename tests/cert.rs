@@ -91,17 +91,24 @@ fn openssl_accepts_what_was_made_for_its_names_and_nothing_else() {
     }
     let ca = openssl(&certs, &["x509", "-noout", "-text", "-in", "ca.pem"]);
     assert!(ca.contains("CA:TRUE, pathlen:0") && ca.contains("Certificate Sign"), "{ca}");
+    for expected in [
+        "Name Constraints: critical",
+        "DNS:mail.example.org",
+        "IP:192.0.2.7/255.255.255.255",
+        "TLS Web Server Authentication",
+    ] {
+        assert!(ca.contains(expected), "{expected}: {ca}");
+    }
     assert!(told.contains(&fingerprint(&certs, "ca.pem")), "{told}");
     assert!(told.contains("tls:\n  certificates:\n    - cert: "), "{told}");
 
     let of_key = openssl(&certs, &["pkey", "-pubout", "-in", "privkey.pem"]);
     let of_cert = openssl(&certs, &["x509", "-pubkey", "-noout", "-in", "fullchain.pem"]);
     assert_eq!(of_key, of_cert);
-    for key in ["privkey.pem", "ca.key"] {
-        assert_eq!(fs::metadata(certs.join(key)).unwrap().mode() & 0o777, 0o600);
-    }
-    // 398 days in seconds: a certificate that lives longer is refused by Apple's clients.
-    let late = ["x509", "-noout", "-checkend", "34387200", "-in", "fullchain.pem"];
+    assert_eq!(fs::metadata(certs.join("privkey.pem")).unwrap().mode() & 0o777, 0o600);
+    assert!(!certs.join("ca.key").exists(), "nobody can issue anything by this CA");
+    // 825 days in seconds: a certificate that lives longer is refused by Apple's clients.
+    let late = ["x509", "-noout", "-checkend", "71280000", "-in", "fullchain.pem"];
     assert!(try_openssl(&certs, &late).is_err());
 }
 
@@ -152,7 +159,7 @@ fn show_describes_every_certificate_of_a_chain() {
         "certificate 1 of 2",
         "certificate 2 of 2",
         "names        mail.example.org, imap.example.org, 192.0.2.7",
-        "396 days left",
+        "819 days left",
         "ECDSA P-256",
         "ECDSA with SHA-256",
         "is a CA      no",

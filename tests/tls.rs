@@ -333,6 +333,35 @@ fn self_signed_certificate_is_made_printed_and_kept() {
     assert_eq!(seen[0], seen[1], "a new certificate at each start");
 }
 
+/// Its CA can't vouch for what it was not made for, so people have to trust another one: they are told.
+#[test]
+fn a_name_that_a_reload_adds_makes_another_ca_and_can_be_taken_back() {
+    let backend = FakeBackend::plain();
+    let folder = tempfile::tempdir().unwrap();
+    let certs = folder.path().join("certs");
+    let yaml = |names: &str| {
+        format!("tls: {{ self_signed: {{ names: [{names}], dir: '{}' }} }}", certs.display())
+    };
+    let proxy = Proxy::starting(&backend).without_certificates().config(&yaml("localhost")).start();
+    let trusted = || {
+        let mut roots = rustls::RootCertStore::empty();
+        let file = certs.join("ca.pem");
+        roots.add(rustls::pki_types::CertificateDer::from_pem_file(file).unwrap()).unwrap();
+        TlsOptions::default().config(&Arc::new(roots))
+    };
+    let first = trusted();
+    assert!(Client::tls(proxy.imaps, &first, "localhost").is_ok());
+    proxy.reload(&yaml("localhost, imap.example.net"));
+    assert!(proxy.text().contains("can't vouch for imap.example.net"), "{}", proxy.text());
+    for name in ["localhost", "imap.example.net"] {
+        assert!(Client::tls(proxy.imaps, &first, name).is_err(), "{name}");
+        assert!(Client::tls(proxy.imaps, &trusted(), name).is_ok(), "{name}");
+    }
+    proxy.reload(&yaml("localhost"));
+    assert!(Client::tls(proxy.imaps, &first, "localhost").is_ok(), "{}", proxy.text());
+    proxy.stop();
+}
+
 /// What arrives in one TLS record with the end of the handshake is not lost.
 #[test]
 fn command_sent_with_the_end_of_the_handshake_is_answered() {

@@ -25,8 +25,9 @@ pub struct Args {
 enum Command {
     /// Make a small certificate authority and a server certificate issued by it
     ///
-    /// Writes ca.pem, ca.key, fullchain.pem and privkey.pem. Mail clients accept the server once the CA is
-    /// trusted on their machine; renewing the certificate with the same CA needs nothing from them.
+    /// Writes ca.pem, fullchain.pem and privkey.pem. Mail clients accept the server once the CA is trusted on
+    /// their machine. The CA can vouch for the names given here and for nothing else, and its key is not kept:
+    /// nobody can make other certificates by it. For other names make another CA.
     SelfSigned(SelfSigned),
     /// Show every certificate of a PEM file, and what mail clients would complain of
     ///
@@ -40,7 +41,7 @@ struct SelfSigned {
     /// A DNS name or IP address under which mail clients reach the server; may be repeated.
     #[arg(long = "name", value_name = "NAME", required = true)]
     names: Vec<String>,
-    /// The folder for the four files; made if missing.
+    /// The folder for the files; made if missing.
     #[arg(long, value_name = "DIR")]
     out: PathBuf,
     /// Replace a CA, certificate and keys that are there. Everybody has to trust the new CA.
@@ -90,8 +91,8 @@ Made for {names}:
 
   {chain}  the certificate and the CA's, until {until}
   {key}  its private key
-  {ca_pem}  the certificate authority: give this one to people
-  {ca_key}  the authority's private key: keep it, give it to nobody
+  {ca_pem}  the certificate authority: give this one to people. It can vouch for
+      these names only, as long as the certificate, and its key was forgotten
 
 SHA-256 fingerprint of the CA:
   {fingerprint}
@@ -111,7 +112,7 @@ tls:
     - cert: {chain}
       key: {key}
 
-or, so that the proxy renews it by itself:
+or, so that the proxy makes the next CA in time, 60 days before this one ends:
 
 tls:
   self_signed:
@@ -123,7 +124,6 @@ tls:
         until = facts::date(leaf.not_after),
         key = at("privkey.pem"),
         ca_pem = at("ca.pem"),
-        ca_key = at("ca.key"),
         fingerprint = ca.fingerprint,
         first = leaf.first_dns().map_or_else(|| args.names[0].clone(), str::to_owned),
         quoted = leaf.names.iter().map(|name| format!("\"{name}\"")).collect::<Vec<_>>().join(", "),

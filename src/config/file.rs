@@ -140,9 +140,10 @@ section! {
 section! {
     /// What to make, and where it is kept for the next start.
     pub struct SelfSigned is "a section with `names` and `dir`" {
-        /// DNS names and IP addresses under which people reach the proxy.
+        /// DNS names and IP addresses under which people reach the proxy. The CA can vouch for these
+        /// only, so a name that is added needs another CA, which people have to trust anew.
         pub names: NonEmpty<CertificateName>,
-        /// A directory that the proxy may write: CA, certificate and their keys.
+        /// A directory that the proxy may write: the CA (`ca.pem`), the certificate and its key.
         pub dir: FilePath,
     }
 }

@@ -62,8 +62,9 @@ pub(super) fn check_at(settings: &settings::Tls, now: i64) -> Vec<Finding> {
     if let Some(made) = &settings.self_signed {
         // While others serve it is not needed, but one day it may be.
         let wrong = if stand_in { Severity::Error } else { Severity::Warning };
-        if let Err(error) = self_signed::inspect(&made.names, &made.dir, now) {
-            say(wrong, chain(&error));
+        match self_signed::inspect(&made.names, &made.dir, now) {
+            Ok(notice) => notice.into_iter().for_each(|text| say(Severity::Warning, text)),
+            Err(error) => say(wrong, chain(&error)),
         }
         for key in ["ca.key", "privkey.pem"] {
             if let Some((severity, text)) = key_mode(&made.dir.join(key)) {

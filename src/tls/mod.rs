@@ -71,8 +71,6 @@ pub use check::{Finding, Severity, check, held};
 pub use config::{Configs, Configured, Part, Serving};
 pub use store::{News, Store};
 
-use facts::DAY;
-
 /// Why no TLS can be spoken. The operator's to cure; every message names the file.
 #[derive(Debug, thiserror::Error)]
 pub enum Error {

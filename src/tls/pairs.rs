@@ -7,12 +7,13 @@
 
 use std::fs;
 use std::io;
+use std::ops::Range;
 use std::os::unix::fs::MetadataExt;
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 
 use super::certificate::{self, Pair};
-use super::{DAY, chain, key_mode, self_signed};
+use super::{chain, key_mode, self_signed};
 use crate::config::settings::{CertificateFiles, SelfSigned};
 
 /// A file may change twice within one tick of its file system's clock: what is younger than this is read again.
@@ -159,12 +160,13 @@ pub struct Made {
     /// A CA that could not be written anywhere; see [`self_signed::in_dir`].
     memory: Option<self_signed::Kept>,
     seen: Option<Seen>,
-    renew_at: i64,
+    /// From then until then what was seen holds, unix seconds.
+    holds: Range<i64>,
 }
 
 impl Made {
     pub fn new(settings: SelfSigned) -> Self {
-        Self { settings, memory: None, seen: None, renew_at: i64::MIN }
+        Self { settings, memory: None, seen: None, holds: 0..0 }
     }
 
     fn files(&self) -> Vec<PathBuf> {
@@ -176,7 +178,7 @@ impl Source for Made {
     fn look(&mut self, now: i64) -> Vec<Found> {
         let SelfSigned { names, dir } = &self.settings;
         if let Some(seen) = &self.seen
-            && now < self.renew_at
+            && self.holds.contains(&now)
             && seen.stamps == stamps(&self.files())
         {
             return seen.found.clone();
@@ -189,8 +191,8 @@ impl Source for Made {
         let mut notice = made.news.clone();
         notice.push(self_signed::in_words(&made, dir));
         notice.extend(key_mode(&dir.join("ca.key")).map(|(_, text)| text));
-        // What could not be renewed is tried again tomorrow, not in a loop.
-        self.renew_at = made.renew_at.max(now + DAY);
+        // A clock that goes back may bring a CA to serve that was put aside.
+        self.holds = now..made.again_at;
         let not_after = Some(made.pair.chain[0].not_after);
         let (key, pair) = (Some(dir.join("privkey.pem")), Ok(Arc::new(made.pair)));
         let found = vec![Found { id, key, pair, not_after, notice, meant: false }];

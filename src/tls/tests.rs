@@ -7,6 +7,7 @@ mod store;
 mod handshakes;
 
 use super::check::check_at;
+use super::facts::DAY;
 use super::*;
 use crate::config::settings::{
     self, CertificateFiles, CertificateSource, MinVersion, SelfSigned, UnknownName,
