@@ -19,6 +19,8 @@ pub mod backend;
 
 pub mod tls;
 
+pub mod dns;
+
 pub mod metrics;
 
 pub mod admin;

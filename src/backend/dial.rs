@@ -18,6 +18,7 @@ use super::stream::Stream;
 use super::{secure, transparent};
 use crate::config::settings::{self, Identity};
 use crate::conn::socket;
+use crate::dns;
 use crate::proto::imap::refusal;
 use crate::proto::imap::response::{self, Kind, Response};
 use crate::proto::imap::upgrade;
@@ -99,7 +100,7 @@ impl Failure {
 #[derive(Debug, thiserror::Error)]
 pub enum Error {
     #[error("{host} does not resolve: {why}")]
-    Resolve { host: String, why: String },
+    Resolve { host: String, why: dns::Error },
     #[error("can't connect to {address}: {}", socket::why(source))]
     Connect { address: Address, source: io::Error },
     #[error("no connection within {0:?} (backend.connect_timeout)")]

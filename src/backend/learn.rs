@@ -19,8 +19,10 @@ use tokio::time::{sleep, sleep_until, timeout};
 
 use super::connect::source_towards;
 use super::dial::{self, Failure, Link};
+use super::resolve::resolve;
 use super::server::{Endpoint, Place, Server};
 use super::{Known, News, Said};
+use crate::dns;
 use crate::proto::imap::capability;
 use crate::proto::imap::response::{self, Kind, Response};
 
@@ -71,8 +73,10 @@ async fn look_up(server: &Server) {
     let mut wait = FIRST_WAIT;
     loop {
         let limit = server.goes_by.timeouts.connect;
-        let answer = timeout(limit, server.resolver.resolve(&server.goes_by.server.address)).await;
-        let late = || format!("no answer within {limit:?} (backend.connect_timeout)");
+        let answer =
+            timeout(limit, resolve(&server.resolver, &server.goes_by.server.address)).await;
+        let late =
+            || dns::Error::Failed(format!("no answer within {limit:?} (backend.connect_timeout)"));
         let until = match answer.unwrap_or_else(|_| Err(late())) {
             Ok(resolved) => {
                 server.adopt(&resolved.targets, resolved.whole);
@@ -80,7 +84,7 @@ async fn look_up(server: &Server) {
                 resolved.until
             }
             Err(why) => {
-                server.on_unresolved(&why, wait == FIRST_WAIT);
+                server.on_unresolved(why, wait == FIRST_WAIT);
                 let until = tokio::time::Instant::now() + wait;
                 wait = MAX_WAIT.min(wait * 2);
                 Some(until)

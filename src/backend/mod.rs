@@ -1,8 +1,8 @@
 //! The backend servers: which there are, what is wanted of each, which one to try first. Nothing per connection.
 //!
 //! `resolve` finds the addresses of a server, `learn` looks at each of them and keeps doing so, `health` says by what rules one
-//! is up, `balance` in which order they are tried; `dial` connects. Names are looked up by our own resolver, so that no thread
-//! waits for DNS, and never on the way of a session.
+//! is up, `balance` in which order they are tried; `dial` connects. Names are looked up by our own resolver (`dns`), so that
+//! no thread waits for DNS, and never on the way of a session.
 
 pub mod resolve;
 
@@ -42,6 +42,7 @@ use tokio::sync::futures::Notified;
 
 use crate::admin::BackendState;
 use crate::config::settings::{self, Balance, Identity, ServerState};
+use crate::dns::Resolver;
 use crate::metrics::Metrics;
 use crate::proto::imap::capability::{self, Repair};
 use crate::proto::imap::login::Dialect;
@@ -62,7 +63,7 @@ pub struct Backends {
     turns: Mutex<Turns>,
     said_full: Mutex<Option<Instant>>,
     pub repair: Arc<Repair>,
-    resolver: Arc<resolve::Resolver>,
+    resolver: Arc<Resolver>,
     pub news: Arc<News>,
     /// How long a client may wait for a server to come up.
     pub hold: Duration,

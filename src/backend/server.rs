@@ -22,9 +22,10 @@ use super::health::{Change, Health, Standing};
 use super::identity::{Caller, Untold};
 use super::introduction;
 use super::product::{self, Product};
-use super::resolve::{Address, MAX_TARGETS, Resolver, Target};
+use super::resolve::{Address, MAX_TARGETS, Target};
 use super::{Known, News, Said, transparent};
 use crate::config::settings::{self, Capabilities, Identity, ServerState};
+use crate::dns::{self, Resolver};
 use crate::log::sample::Sampled;
 use crate::metrics::{BackendGauges, BackendMetrics};
 use crate::proto::imap::capability::{self, Repair};
@@ -273,8 +274,8 @@ impl Server {
     }
 
     /// The name gives no address.
-    pub(super) fn on_unresolved(&self, why: &str, first: bool) {
-        let error = dial::Error::Resolve { host: self.name.to_string(), why: why.to_owned() };
+    pub(super) fn on_unresolved(&self, why: dns::Error, first: bool) {
+        let error = dial::Error::Resolve { host: self.name.to_string(), why };
         self.metrics.connect_failed(Failure::Resolve);
         if self.places().is_empty() {
             self.judge(Some(&error));

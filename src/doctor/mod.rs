@@ -37,6 +37,7 @@ mod compare;
 mod login;
 
 use std::path::{Path, PathBuf};
+use std::sync::Arc;
 use std::time::{Duration, SystemTime};
 
 use rustls_pki_types::ServerName;
@@ -44,8 +45,8 @@ use tokio::time::timeout;
 
 use crate::admin::ask::ask_any;
 use crate::backend::cures::{Cure, Step};
-use crate::backend::resolve::Resolver;
 use crate::config::settings::{Capabilities, Settings};
+use crate::dns::{self, Resolver};
 use crate::proto::imap::secret::Secret;
 use crate::tls::{Severity, backend, certificate as files, check, unix};
 use finding::{Check, Part, Report, Section};
@@ -73,7 +74,7 @@ pub struct Wanted {
 /// What an examination has at hand.
 struct Examined<'a> {
     settings: &'a Settings,
-    resolver: Resolver,
+    resolver: Arc<Resolver>,
     roots: certificate::Roots,
     names: Vec<ServerName<'static>>,
     /// Unix seconds.
@@ -91,7 +92,7 @@ pub async fn examine(
 ) -> Result<Report, files::Error> {
     let examined = Examined {
         settings,
-        resolver: Resolver::default(),
+        resolver: Arc::default(),
         roots: certificate::Roots::load(&settings.tls, wanted.ca.as_deref())?,
         names: names(settings, wanted),
         now: unix(SystemTime::now()),
@@ -100,7 +101,7 @@ pub async fn examine(
     let mut section = Section::new(Part::Configuration, file.display().to_string());
     configuration(settings, &mut section);
     for name in &wanted.names {
-        resolves(name, &mut section).await;
+        resolves(name, &examined.resolver, &mut section).await;
     }
     let runs = running(settings, &mut section).await;
     report.sections.push(section);
@@ -167,30 +168,40 @@ fn configuration(settings: &Settings, section: &mut Section) {
     }
 }
 
-async fn resolves(name: &ServerName<'static>, section: &mut Section) {
+async fn resolves(name: &ServerName<'static>, resolver: &Resolver, section: &mut Section) {
     let ServerName::DnsName(name) = name else { return };
     let name = name.as_ref();
-    let looked = timeout(SHORT, tokio::net::lookup_host((name, 993))).await;
-    let mut addresses: Vec<String> = match looked {
-        Ok(Ok(found)) => found.map(|address| address.ip().to_string()).collect(),
-        _ => Vec::new(),
+    let late = |_| Err(dns::Error::Failed(format!("no answer within {SHORT:?}")));
+    let found = match timeout(SHORT, resolver.host(name)).await.unwrap_or_else(late) {
+        Ok(found) => found,
+        Err(why) if !why.is_definite() => {
+            let meaning =
+                "This machine can't ask DNS. Whether mail clients find an address is not known.";
+            return section.skipped(
+                Check::Name,
+                format!("{name} can't be looked up: {why}"),
+                meaning,
+            );
+        }
+        Err(why) => return unknown(name, &why, section),
     };
-    addresses.dedup();
-    if addresses.is_empty() {
-        return section.problem(
-            Check::Name,
-            format!("{name} does not resolve"),
-            "Mail clients that are set to it find no address.",
-            vec![Cure::new(
-                "add a record",
-                vec![Step::new(
-                    "the zone in DNS",
-                    &[&format!("{name}. 3600 IN A <public address of this machine>")],
-                )],
-            )],
-        );
-    }
+    let addresses: Vec<String> = found.ips.iter().map(ToString::to_string).collect();
     section.ok(Check::Name, format!("{name} is {}", addresses.join(", ")));
+}
+
+fn unknown(name: &str, why: &dns::Error, section: &mut Section) {
+    section.problem(
+        Check::Name,
+        format!("{name} does not resolve: {why}"),
+        "Mail clients that are set to it find no address.",
+        vec![Cure::new(
+            "add a record",
+            vec![Step::new(
+                "the zone in DNS",
+                &[&format!("{name}. 3600 IN A <public address of this machine>")],
+            )],
+        )],
+    );
 }
 
 /// Whether the proxy says that it runs.

@@ -14,9 +14,10 @@ use super::{Examined, explain};
 use crate::backend::connect::source_towards;
 use crate::backend::cures::{self, Cure, OURS, Step};
 use crate::backend::product::Product;
-use crate::backend::resolve::Address;
+use crate::backend::resolve::{self, Address};
 use crate::backend::{dial, transparent};
 use crate::config::settings::{self, Identity, ServerTls, TlsMode, Trust};
+use crate::dns;
 use crate::proto::imap::response::Kind;
 use crate::tls::{self, backend::connectors};
 
@@ -128,8 +129,9 @@ async fn addresses(
     section: &mut Section,
 ) -> Option<Vec<Address>> {
     let limit = examined.settings.backend.connect_timeout;
-    let resolved = timeout(limit, examined.resolver.resolve(&settings.address)).await;
-    let late = || format!("no answer within {limit:?} (backend.connect_timeout)");
+    let resolved = timeout(limit, resolve::resolve(&examined.resolver, &settings.address)).await;
+    let late =
+        || dns::Error::Failed(format!("no answer within {limit:?} (backend.connect_timeout)"));
     match resolved.unwrap_or_else(|_| Err(late())) {
         Ok(resolved) => {
             let addresses = resolved.targets.into_iter().map(|target| target.address);
@@ -137,12 +139,18 @@ async fn addresses(
         }
         Err(why) => {
             let address = &settings.address;
+            let cure = match why {
+                dns::Error::NoServer { .. } => {
+                    "write the name and its address into /etc/hosts, or name a DNS server in /etc/resolv.conf"
+                }
+                _ => "correct the name, or its record in DNS or /etc/hosts",
+            };
             section.problem(
                 Check::Address,
                 format!("{address} does not resolve: {why}"),
                 "The proxy finds no address to connect to. A name of a container is known only in the network of that container.",
                 vec![Cure::new(
-                    "correct the name, or its record in DNS or /etc/hosts",
+                    cure,
                     vec![Step::new(
                         OURS,
                         &["backend:", "  servers:", &format!("    - address: {address}")],

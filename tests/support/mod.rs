@@ -37,6 +37,6 @@ pub use fake_backend::{Command, FakeBackend, Session, Switch};
 pub use legacy::Legacy;
 pub use pebble::{HMAC_KEY, Pebble, connects};
 pub use process::Process;
-pub use programs::{Finished, program, run, without_ipv6};
+pub use programs::{Finished, program, run, with_etc, without_ipv6};
 pub use proxy::{Backend, LogLine, Proxy, Starting, Unreachable, binary, demo, free_port};
 pub use wait::{PATIENCE, wait_until, within};

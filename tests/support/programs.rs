@@ -27,6 +27,15 @@ pub fn without_ipv6(program: &Path) -> Command {
     command
 }
 
+/// A command that begins with `program` and sees `folder` as its `/etc`. That takes a mount, so it takes root.
+pub fn with_etc(folder: &Path, program: &Path) -> Command {
+    const MOUNT: &str = r#"mount --bind "$1" /etc && shift && exec "$@""#;
+    assert!(rustix::process::geteuid().is_root(), "this test mounts a folder: run it as root");
+    let mut command = Command::new(self::program("unshare", "util-linux"));
+    command.args(["--mount", "sh", "-c", MOUNT, "sh"]).arg(folder).arg(program);
+    command
+}
+
 /// What a program that has ended left behind.
 #[derive(Debug)]
 pub struct Finished {

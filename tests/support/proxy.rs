@@ -129,7 +129,7 @@ impl<'a> Starting<'a> {
         self
     }
 
-    /// The proxy sees these files as its `/etc/hosts` and `/etc/resolv.conf`. That takes a mount, so it takes root.
+    /// The proxy sees this folder as its `/etc`, with what there is of `hosts` and `resolv.conf`. That takes a mount, so it takes root.
     #[must_use]
     pub fn etc(mut self, folder: &Path) -> Self {
         self.etc = Some(folder.to_owned());
@@ -182,11 +182,9 @@ impl<'a> Starting<'a> {
             }
         };
         if let Some(etc) = &self.etc {
-            assert!(rustix::process::geteuid().is_root(), "this test mounts files: run it as root");
             let inner = command;
-            command = Command::new(super::program("unshare", "util-linux"));
-            command.args(["--mount", "sh", "-c", MOUNT, "sh"]).arg(etc);
-            command.arg(inner.get_program()).args(inner.get_args());
+            command = super::with_etc(etc, Path::new(inner.get_program()));
+            command.args(inner.get_args());
         }
         command.arg("run").arg("--config").arg(&file).current_dir(folder.path());
         command.envs(&self.environment);
@@ -227,10 +225,6 @@ impl<'a> Starting<'a> {
         proxy
     }
 }
-
-const MOUNT: &str = r#"
-for file in hosts resolv.conf; do mount --bind "$1/$file" "/etc/$file" || exit 1; done
-shift; exec "$@""#;
 
 /// A running proxy. When a test fails its log is printed.
 pub struct Proxy<'a> {

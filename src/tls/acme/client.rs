@@ -1,7 +1,7 @@
 //! HTTPS to the CA, with deadlines and limits (the library has none).
 //!
 //! In: requests of the library. Out: whole answers. It trusts the system's CAs and those of `tls.acme.ca`, and looks
-//! names up as `backend::dial` does, for a static binary has no getaddrinfo.
+//! names up by `dns` as the servers are, for a static binary has no getaddrinfo.
 //! Limits: [`STEP`] for one request and all of its answer, [`MAX_ANSWER`] bytes of it.
 //! Invariant: nothing passes on which the library would panic.
 
@@ -13,9 +13,6 @@ use std::sync::atomic::{AtomicU64, Ordering};
 use std::task::{Context, Poll};
 use std::time::Duration;
 
-use hickory_resolver::TokioResolver;
-use hickory_resolver::config::LookupIpStrategy;
-use hickory_resolver::net::NetError;
 use http_body_util::{BodyExt as _, Limited};
 use hyper::body::Bytes;
 use hyper::header::{HeaderMap, HeaderValue, RETRY_AFTER};
@@ -33,6 +30,7 @@ use tower_service::Service;
 
 use super::super::{certificate, chain, roots};
 use super::failure::Failure;
+use crate::dns::{self, Resolver};
 
 const STEP: Duration = Duration::from_secs(30);
 const MAX_ANSWER: usize = 1 << 20;
@@ -47,31 +45,23 @@ pub struct Https {
 
 /// Finds the CA's addresses.
 #[derive(Clone)]
-struct Dns(TokioResolver);
-
-impl Dns {
-    fn new() -> Result<Self, NetError> {
-        let mut builder = TokioResolver::builder_tokio()?;
-        builder.options_mut().ip_strategy = LookupIpStrategy::Ipv4AndIpv6;
-        builder.build().map(Self)
-    }
-}
+struct Dns(Arc<Resolver>);
 
 impl Service<Name> for Dns {
     type Response = std::vec::IntoIter<SocketAddr>;
-    type Error = NetError;
-    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, NetError>> + Send>>;
+    type Error = dns::Error;
+    type Future = Pin<Box<dyn Future<Output = Result<Self::Response, dns::Error>> + Send>>;
 
-    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), NetError>> {
+    fn poll_ready(&mut self, _: &mut Context<'_>) -> Poll<Result<(), dns::Error>> {
         Poll::Ready(Ok(()))
     }
 
     fn call(&mut self, name: Name) -> Self::Future {
-        let resolver = self.0.clone();
+        let resolver = Arc::clone(&self.0);
         Box::pin(async move {
-            let found = resolver.lookup_ip(name.as_str()).await?;
+            let found = resolver.host(name.as_str()).await?;
             // The connector puts the port of the URL in.
-            let addresses: Vec<_> = found.iter().map(|ip| SocketAddr::new(ip, 0)).collect();
+            let addresses: Vec<_> = found.ips.iter().map(|ip| SocketAddr::new(*ip, 0)).collect();
             Ok(addresses.into_iter())
         })
     }
@@ -115,10 +105,7 @@ impl Https {
             .map_err(|error| Failure::refused(chain(&error), "this is a mistake of the proxy"))?
             .with_root_certificates(roots)
             .with_no_client_auth();
-        let dns = Dns::new().map_err(|error| {
-            Failure::refused(chain(&error), "see that /etc/resolv.conf names a DNS server")
-        })?;
-        let mut tcp = HttpConnector::new_with_resolver(dns);
+        let mut tcp = HttpConnector::new_with_resolver(Dns(Arc::default()));
         tcp.enforce_http(false);
         let connector = HttpsConnectorBuilder::new()
             .with_tls_config(config)
