@@ -283,7 +283,7 @@ fn expired_certificate_is_refused_with_its_date() {
     let yesterday = std::time::SystemTime::now() - Duration::from_hours(36);
     let (backend, ca) = fake(yesterday, |_, _| false, |_| {});
     let proxy = Proxy::starting(&backend).config(&implicit(&ca)).not_ready().start();
-    is_refused(&proxy, "certificate", &["its certificate expired on 2", "(1 days ago)", "renew"]);
+    is_refused(&proxy, "certificate", &["its certificate expired on 2", "(36 hours ago)", "renew"]);
     proxy.stop();
 }
 

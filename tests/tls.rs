@@ -352,7 +352,7 @@ fn a_name_that_a_reload_adds_makes_another_ca_and_can_be_taken_back() {
     let first = trusted();
     assert!(Client::tls(proxy.imaps, &first, "localhost").is_ok());
     proxy.reload(&yaml("localhost, imap.example.net"));
-    assert!(proxy.text().contains("can't vouch for imap.example.net"), "{}", proxy.text());
+    wait_until("it is said", || proxy.text().contains("can't vouch for imap.example.net"));
     for name in ["localhost", "imap.example.net"] {
         assert!(Client::tls(proxy.imaps, &first, name).is_err(), "{name}");
         assert!(Client::tls(proxy.imaps, &trusted(), name).is_ok(), "{name}");

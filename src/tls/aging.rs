@@ -56,6 +56,14 @@ impl Life {
         (self.not_before..=self.not_after).contains(&now)
     }
 
+    /// That it ends soon, for those who look once.
+    pub fn ends_soon(self, now: i64) -> Option<String> {
+        matches!(self.stage(now), Stage::Month | Stage::Week | Stage::LastDay).then(|| {
+            let left = left(self.not_after - now);
+            format!("expires in {left}, on {}; renew it", date(self.not_after))
+        })
+    }
+
     fn stage(self, now: i64) -> Stage {
         let rest = self.not_after.saturating_sub(now);
         match () {
@@ -105,11 +113,7 @@ impl Aging {
                 Some(Said::Relief(format!("is valid now, until {}", date(life.not_after))))
             }
             _ if back => None,
-            _ => Some(Said::Notice(format!(
-                "expires in {}, on {}; renew it",
-                left(life.not_after - now),
-                date(life.not_after)
-            ))),
+            _ => life.ends_soon(now).map(Said::Notice),
         }
     }
 }

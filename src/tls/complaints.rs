@@ -22,8 +22,8 @@ use rustls::{CertificateError, RootCertStore};
 use rustls_pki_types::{ServerName, UnixTime};
 
 use super::certificate::{Pair, Unread};
-use super::facts::{DAY, Facts, MIN_RSA_BITS, Name, date, dates, left};
-use super::path::{Path, Unfit, unfit_alone};
+use super::facts::{Facts, MIN_RSA_BITS, Name, date, dates};
+use super::path::{self, Path, Unfit, unfit_alone};
 
 /// An old certificate that ends within this time is none to keep, for the clocks of clients differ; of
 /// a short life it is a tenth.
@@ -102,6 +102,11 @@ pub fn complaints(chain: &[Facts], now: i64) -> Vec<Complaint> {
     let path = Path::of(chain, now);
     let mut found = of_leaf(leaf, now);
     found.extend(of_issuer(leaf, &path));
+    found.extend(path::ends_first(chain).and_then(|issuer| {
+        let text = issuer.life().ends_soon(now)?;
+        let text = format!("the issuer of the certificate ({}) {text}", issuer.subject);
+        Some(Complaint::doubt(Kind::ExpiresSoon, text))
+    }));
     let cause = |complaint: &Complaint| {
         complaint.grade == Grade::Refused
             || matches!(
@@ -136,10 +141,8 @@ fn of_leaf(leaf: &Facts, now: i64) -> Vec<Complaint> {
     let mut say = |kind, grade, text: String| found.push(Complaint { kind, grade, text });
     if let Some(text) = dates(leaf, now) {
         say(Kind::Dates, Grade::Refused, format!("the certificate {text}"));
-    } else if leaf.not_after - now < 14 * DAY {
-        let left = left(leaf.not_after - now);
-        let text = format!("the certificate expires in {left}; renew it");
-        say(Kind::ExpiresSoon, Grade::Doubtful, text);
+    } else if let Some(text) = leaf.life().ends_soon(now) {
+        say(Kind::ExpiresSoon, Grade::Doubtful, format!("the certificate {text}"));
     }
     if let Some(bits) = leaf.weak_rsa() {
         let text = format!(
@@ -401,6 +404,7 @@ fn fresh(old: &[Complaint], new: Vec<Complaint>, had_issuer: bool) -> Option<Str
 
 #[cfg(test)]
 mod tests {
+    use super::super::facts::DAY;
     use super::*;
     use crate::tls::certificate;
     use rcgen::{BasicConstraints, CertificateParams, DnType, IsCa, Issuer, KeyPair};

@@ -191,8 +191,8 @@ pub fn dates(facts: &Facts, now: i64) -> Option<String> {
 /// The same of its two dates.
 pub(super) fn dates_of(not_before: i64, not_after: i64, now: i64) -> Option<String> {
     if now > not_after {
-        let days = (now - not_after) / DAY;
-        return Some(format!("expired on {} ({days} days ago); renew it", date(not_after)));
+        let since = left(now - not_after);
+        return Some(format!("expired on {} ({since} ago); renew it", date(not_after)));
     }
     if now < not_before {
         return Some(format!(
@@ -204,7 +204,7 @@ pub(super) fn dates_of(not_before: i64, not_after: i64, now: i64) -> Option<Stri
     None
 }
 
-/// `12 days`, `5 hours`: how long is left of a certificate.
+/// `12 days`, `5 hours`: how long is left of a certificate, or since when it has expired.
 pub fn left(seconds: i64) -> String {
     let (count, unit) = match seconds {
         ..120 => (seconds.max(0), "second"),

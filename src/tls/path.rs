@@ -90,6 +90,18 @@ pub fn unfit_alone(facts: &Facts, now: i64) -> Option<Unfit> {
     }
 }
 
+/// The issuer of the server's certificate, if it lies beside it and ends before it does.
+pub fn ends_first(chain: &[Facts]) -> Option<&Facts> {
+    let (leaf, rest) = chain.split_first().filter(|(leaf, _)| !leaf.is_self_issued())?;
+    let named = || rest.iter().filter(|one| leaf.is_issued_by(one));
+    // Asked at every look, so signatures last.
+    if named().all(|one| one.not_after >= leaf.not_after) {
+        return None;
+    }
+    let fit = named().filter(|one| unfit(leaf, one, one.not_after).is_none());
+    fit.max_by_key(|one| one.not_after).filter(|one| one.not_after < leaf.not_after)
+}
+
 /// Whether everything of `chain` is to be sent as it stands.
 pub fn is_tidy(chain: &[Facts], now: i64) -> bool {
     let all_valid = chain.iter().skip(1).all(|facts| now <= facts.not_after);

@@ -21,8 +21,10 @@ use super::aging::{Aging, Life, Said};
 use super::certificate::Pair;
 use super::complaints::{self, Complaint, Grade, Kind, Worse};
 use super::directory::Dir;
+use super::facts::Facts;
 use super::names::{self, Index, Names, covers};
 use super::pairs::{Files, Found, Made, Source, is_there};
+use super::path::ends_first;
 use super::{Error, key_mode, unix};
 use crate::config::settings::{self, CertificateSource, SelfSigned};
 
@@ -55,6 +57,8 @@ struct Slot {
     failure: Option<String>,
     notice: Vec<String>,
     aging: Aging,
+    /// Of its issuer, where that ends first.
+    issuer_aging: Aging,
 }
 
 /// What a look has brought, to be told to the operator.
@@ -216,9 +220,10 @@ impl Store {
     /// When there may be more to say of what is served, or another certificate to serve for it, though no
     /// file changes: unix seconds.
     pub fn next_moment(&self, now: SystemTime) -> Option<i64> {
-        let lives =
-            self.slots.iter().filter_map(|slot| Some(slot.served.as_ref()?.chain[0].life()));
-        lives.filter_map(|life| life.next(unix(now))).min()
+        let served = self.slots.iter().filter_map(|slot| slot.served.as_ref());
+        let dated =
+            served.flat_map(|pair| pair.chain.first().into_iter().chain(ends_first(&pair.chain)));
+        dated.filter_map(|facts| facts.life().next(unix(now))).min()
     }
 
     /// Files and directories in which a change is worth a look.
@@ -329,6 +334,7 @@ impl Slot {
             failure: None,
             notice: Vec::new(),
             aging: Aging::default(),
+            issuer_aging: Aging::default(),
         }
     }
 
@@ -356,6 +362,11 @@ impl Slot {
         };
         if let Some(pair) = &taken {
             self.aging = Aging::default();
+            self.issuer_aging = Aging::default();
+            // That an issuer has ended already is among the complaints.
+            if let Some(life) = ends_first(&pair.chain).map(Facts::life).filter(|l| !l.holds(now)) {
+                self.issuer_aging.on(life, now);
+            }
             // What there is to say of its dates is said below, as time passes.
             let of_dates =
                 |complaint: &Complaint| matches!(complaint.kind, Kind::Dates | Kind::ExpiresSoon);
@@ -387,6 +398,17 @@ impl Slot {
         match said {
             Some(Said::Problem(text)) => news.problems.push(of(text)),
             Some(Said::Notice(text)) => news.notice.push(of(text)),
+            Some(Said::Relief(text)) => news.relief.push(of(text)),
+            None => {}
+        }
+        let Some(issuer) = ends_first(&pair.chain) else { return };
+        let of = |text: String| {
+            let subject = &issuer.subject;
+            format!("{}: the issuer of the certificate ({subject}) {text}", self.id.display())
+        };
+        // Some clients may know it by themselves, in a form that lasts longer.
+        match self.issuer_aging.on(issuer.life(), now) {
+            Some(Said::Problem(text) | Said::Notice(text)) => news.notice.push(of(text)),
             Some(Said::Relief(text)) => news.relief.push(of(text)),
             None => {}
         }

@@ -382,3 +382,83 @@ fn an_end_is_told_before_it_comes_and_when_it_does() {
         "{news:?}"
     );
 }
+
+#[test]
+fn check_says_of_an_end_what_the_log_says() {
+    let dir = TempDir::new().unwrap();
+    lay(dir.path(), "a", &pems(&["a.example"], 400));
+    let settings = in_dir(dir.path());
+    let said = |now| {
+        let found = check_at(&settings, now).into_iter().map(|finding| finding.message);
+        found.filter(|text| text.contains("expire")).collect::<Vec<_>>()
+    };
+    let end = NOW + 400 * DAY;
+    assert_eq!(said(end - 31 * DAY), [""; 0]);
+    let soon = said(end - 29 * DAY);
+    assert!(soon.len() == 1 && soon[0].contains("expires in 29 days, on "), "{soon:?}");
+    let over = said(end + 10);
+    assert!(over.len() == 1 && over[0].contains("(10 seconds ago)"), "{over:?}");
+    // One of six days is not about to end for the whole of its life.
+    lay(dir.path(), "a", &pems(&["a.example"], 6));
+    assert_eq!(said(NOW), [""; 0]);
+}
+
+/// Whoever signs by a CA of his own may outlive it.
+#[test]
+fn an_issuer_that_ends_before_the_certificate_is_told_of() {
+    let dir = TempDir::new().unwrap();
+    let day = |unix: i64| {
+        rcgen::date_time_ymd(1970, 1, 1) + Duration::from_secs(u64::try_from(unix).unwrap())
+    };
+    let params = |names: &[&str], days: i64| {
+        let names: Vec<String> = names.iter().map(ToString::to_string).collect();
+        let mut params = CertificateParams::new(names).unwrap();
+        (params.not_before, params.not_after) = (day(NOW - 300 * DAY), day(NOW + days * DAY));
+        params
+    };
+    let (ca_key, key) = (KeyPair::generate().unwrap(), KeyPair::generate().unwrap());
+    let issuer = |days| {
+        let mut ca = params(&[], days);
+        ca.is_ca = rcgen::IsCa::Ca(rcgen::BasicConstraints::Unconstrained);
+        ca.distinguished_name.push(rcgen::DnType::CommonName, "Ours");
+        ca
+    };
+    let pem = |days| issuer(days).self_signed(&ca_key).unwrap().pem();
+    let short = pem(40);
+    let long = pem(900);
+    let leaf = params(&["a.example"], 400)
+        .signed_by(&key, &rcgen::Issuer::new(issuer(40), &ca_key))
+        .unwrap()
+        .pem();
+    let lay = |issuers: &str| {
+        super::lay(dir.path(), "a", &(format!("{leaf}{issuers}"), key.serialize_pem()));
+    };
+    lay(&short);
+    let settings = in_dir(dir.path());
+    let mut store = Store::new(&settings);
+    assert_eq!(store.load(at(NOW)).unwrap().notice, [""; 0]);
+    let end = NOW + 40 * DAY;
+    assert_eq!(store.next_moment(at(NOW)), Some(end - 30 * DAY + 1));
+    for (now, said) in [
+        (end - 29 * DAY, "a.crt: the issuer of the certificate (CN=Ours) expires in 29 days"),
+        (end - 28 * DAY, ""),
+        (end - DAY - 5, "(CN=Ours) expires in 24 hours"),
+        (end + 1, "a.crt: the issuer of the certificate (CN=Ours) expired on"),
+        (end + 2, ""),
+    ] {
+        let notice = store.look(at(now), false).notice;
+        assert_eq!(notice.len(), usize::from(!said.is_empty()), "{now}: {notice:?}");
+        assert!(notice.iter().all(|line| line.contains(said)), "{now}: {notice:?}");
+    }
+    let said = |now| {
+        let found = check_at(&settings, now).into_iter().map(|finding| finding.message);
+        found.filter(|text| text.contains("CN=Ours")).collect::<Vec<_>>()
+    };
+    assert!(said(end - 29 * DAY)[0].contains("the issuer of the certificate (CN=Ours) expires in"));
+    // At a start behind its end it is said once, as what is wrong with the file.
+    let notice = Store::new(&settings).load(at(end + 1)).unwrap().notice;
+    assert_eq!(notice.iter().filter(|line| line.contains("CN=Ours")).count(), 1, "{notice:?}");
+    // Another certificate of the same issuer lasts longer.
+    lay(&format!("{short}{long}"));
+    assert_eq!(said(end - 29 * DAY), [""; 0]);
+}
