@@ -7,8 +7,8 @@ use std::net::{Ipv4Addr, Ipv6Addr};
 use std::path::Path;
 
 use support::{
-    Authority, Backend, Dns, FakeBackend, Finished, PATIENCE, Proxy, Record, Unreachable, binary,
-    free_port, run, wait_until, with_etc,
+    Authority, Backend, Dns, FakeBackend, Finished, LogLine, PATIENCE, Proxy, Record, Unreachable,
+    binary, free_port, run, wait_until, with_etc,
 };
 
 /// What such systems have as resolv.conf; `None`: they have none.
@@ -150,5 +150,39 @@ fn what_hosts_says_is_all_of_the_answer() {
         ))
     };
     assert_eq!((addresses("up"), addresses("down")), (1.0, 0.0));
+    drop(proxy);
+}
+
+#[test]
+fn a_name_that_leads_to_the_internet_is_warned_of_as_an_address_is() {
+    let backend = FakeBackend::plain();
+    let warned = |proxy: &Proxy<'_>| -> Vec<String> {
+        let is = |line: &LogLine| line.message().contains("public address and it has no TLS");
+        proxy.log().iter().filter(|line| is(line)).map(|line| line.field("address")).collect()
+    };
+    let etc = etc(None, Some("127.0.0.1 legacy.test\n"));
+    let config = at("legacy.test", &backend);
+    let proxy = Proxy::starting(&backend).config(&config).etc(etc.path()).start();
+    assert_eq!(warned(&proxy), [""; 0]);
+    fs::write(etc.path().join("hosts"), "127.0.0.1 legacy.test\n1.1.1.1 legacy.test\n").unwrap();
+    wait_until("the name is looked up again", || !warned(&proxy).is_empty());
+    assert_eq!(warned(&proxy), ["1.1.1.1"]);
+    let said = proxy.log().into_iter().find(|line| line.message().contains("public address"));
+    let said = said.unwrap();
+    assert_eq!(said.level(), "WARN");
+    assert!(said.message().contains("set `tls: starttls` or `tls: implicit`"));
+    let found = command(etc.path(), &proxy, &["doctor"]).stdout;
+    assert!(
+        found.contains("leads to 1.1.1.1, a public address, and the link has no TLS"),
+        "{found}"
+    );
+    // With TLS it is nobody's business, without it again it is.
+    let port = backend.address.port();
+    let with = |tls: &str| {
+        format!("backend: {{ servers: [{{ address: 'legacy.test:{port}', tls: {tls} }}] }}")
+    };
+    proxy.reload(&with("{ mode: starttls, verify: insecure }"));
+    proxy.reload(&with("none"));
+    wait_until("it is said again", || warned(&proxy).len() == 2);
     drop(proxy);
 }

@@ -30,7 +30,7 @@ use crate::log::sample::Sampled;
 use crate::metrics::{BackendGauges, BackendMetrics};
 use crate::proto::imap::capability::{self, Repair};
 use crate::proto::imap::login::Dialect;
-use crate::tls::backend::Connector;
+use crate::tls::backend::{Connector, IN_THE_CLEAR, is_exposed};
 
 /// Sessions that dial one address at once.
 const MAX_DIALS: usize = 32;
@@ -52,6 +52,8 @@ pub struct Server {
     pub(super) known: ArcSwapOption<Known>,
     up: Arc<AtomicBool>,
     verdict: Mutex<Option<bool>>,
+    /// Addresses of its name to which passwords would cross the Internet in plaintext.
+    exposed: Mutex<Vec<IpAddr>>,
     /// Wakes [`super::learn::keep`]: an address was lost, the name may have others.
     pub(super) lost: Notify,
     /// For what goes wrong with one client after another. One line tells of all of them.
@@ -153,9 +155,10 @@ impl Server {
             known: ArcSwapOption::new(knew.and_then(|before| before.known.load_full()).map(again)),
             up: Arc::new(up.into()),
             verdict: Mutex::new(up.then_some(true)),
+            exposed: Mutex::default(),
             places: ArcSwap::from_pointee(places),
             lost: Notify::new(),
-            troubles: Sampled::new(4),
+            troubles: Sampled::new(5),
             retired: CancellationToken::new(),
             goes_by,
             tls,
@@ -247,6 +250,7 @@ impl Server {
     /// Takes the addresses that the name has now. One that is gone and works stays for this time, as the last to be used; as
     /// long as not the `whole` question was answered it stays as it was.
     pub(super) fn adopt(&self, targets: &[Target], whole: bool) {
+        self.warn_of_exposed(targets);
         let old = self.places();
         let mut places: Vec<Place> = targets
             .iter()
@@ -266,6 +270,30 @@ impl Server {
         places.truncate(2 * MAX_TARGETS);
         self.places.store(Arc::new(places));
         self.judge(None);
+    }
+
+    /// Says so once of each public address that the name leads to, where the link has no TLS.
+    fn warn_of_exposed(&self, targets: &[Target]) {
+        let ips = targets.iter().filter_map(|target| match &target.address {
+            Address::Ip(address) => Some(address.ip()),
+            Address::Unix(_) => None,
+        });
+        let now: Vec<IpAddr> = ips.filter(|ip| is_exposed(&self.goes_by.server, *ip)).collect();
+        let mut before = self.exposed.lock().unwrap_or_else(PoisonError::into_inner);
+        let new = now.iter().find(|ip| !before.contains(ip)).copied();
+        *before = now;
+        drop(before);
+        if let Some(address) = new
+            && let Some(not_logged) = self.sample(4)
+        {
+            let (backend, address) = (&*self.name, address.to_string());
+            tracing::warn!(
+                backend,
+                address,
+                not_logged,
+                "backend's name leads to a public address and it has no TLS: {IN_THE_CLEAR}"
+            );
+        }
     }
 
     fn endpoint(&self, address: Address) -> Endpoint {

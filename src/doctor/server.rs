@@ -19,7 +19,7 @@ use crate::backend::{dial, transparent};
 use crate::config::settings::{self, Identity, ServerTls, TlsMode, Trust};
 use crate::dns;
 use crate::proto::imap::response::Kind;
-use crate::tls::{self, backend::connectors};
+use crate::tls::{self, backend::connectors, backend::is_exposed};
 
 /// What came of speaking to a server.
 pub struct Met {
@@ -135,7 +135,9 @@ async fn addresses(
     match resolved.unwrap_or_else(|_| Err(late())) {
         Ok(resolved) => {
             let addresses = resolved.targets.into_iter().map(|target| target.address);
-            Some(addresses.take(MAX_ADDRESSES).collect())
+            let addresses: Vec<Address> = addresses.take(MAX_ADDRESSES).collect();
+            in_the_clear(settings, &addresses, section);
+            Some(addresses)
         }
         Err(why) => {
             let address = &settings.address;
@@ -160,6 +162,24 @@ async fn addresses(
             None
         }
     }
+}
+
+/// Warns where passwords cross the Internet because a name leads there.
+fn in_the_clear(settings: &settings::Server, addresses: &[Address], section: &mut Section) {
+    let ip = addresses.iter().find_map(|address| match address {
+        Address::Ip(address) => Some(address.ip()).filter(|ip| is_exposed(settings, *ip)),
+        Address::Unix(_) => None,
+    });
+    let Some(ip) = ip else { return };
+    section.warning(
+        Check::Encryption,
+        format!("{} leads to {ip}, a public address, and the link has no TLS", settings.address),
+        "Whoever sits between the proxy and this server can read passwords.",
+        vec![Cure::new(
+            "encrypt the link, or use a network of their own",
+            vec![Step::new(OURS, &["backend:", "  tls: starttls   # or: implicit"])],
+        )],
+    );
 }
 
 pub fn greeted(met: &Met, section: &mut Section) {

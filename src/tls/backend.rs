@@ -260,15 +260,27 @@ fn insecure(server: &settings::ServerAddress) -> String {
     )
 }
 
+/// What a server on the Internet means that is spoken to in plaintext, and what to do.
+pub const IN_THE_CLEAR: &str = "whoever stands in between reads the passwords; set `tls: starttls` or `tls: implicit`, or use a network of their own";
+
 /// The warning for a server whose address lies on the Internet and that is spoken to in plaintext. What a name stands for is not
-/// known before it is looked up.
+/// known before it is looked up ([`is_exposed`]).
 fn exposed(server: &settings::ServerAddress) -> Option<String> {
-    let settings::ServerAddress::Host(at) = server else { return None };
-    at.host.parse().is_ok_and(is_public).then(|| {
-        format!(
-            "backend.servers: {server} is a public address and has no TLS: whoever stands in between reads the passwords; set `tls: starttls` or `tls: implicit`, or use a network of their own"
-        )
+    literal(server).is_some_and(is_public).then(|| {
+        format!("backend.servers: {server} is a public address and has no TLS: {IN_THE_CLEAR}")
     })
+}
+
+/// Whether passwords to `ip`, at which `server` is, cross the Internet in plaintext; if it is configured by a name, for of an
+/// address `check` and the start say so.
+pub fn is_exposed(server: &settings::Server, ip: IpAddr) -> bool {
+    server.tls.is_none() && literal(&server.address).is_none() && is_public(ip)
+}
+
+/// The address that a server is configured by, if it is no name.
+fn literal(server: &settings::ServerAddress) -> Option<IpAddr> {
+    let settings::ServerAddress::Host(at) = server else { return None };
+    at.host.parse().ok()
 }
 
 fn is_public(ip: IpAddr) -> bool {
