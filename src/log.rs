@@ -2,13 +2,15 @@
 //!
 //! Lines go to standard output, as text or as JSON with the same fields. A slow or full disk under the log never
 //! stops a session: a thread of its own writes, and when its queue is full lines are dropped ([`queue`]). What a stranger
-//! can cause is logged by sample ([`sample`]), the login line excepted.
+//! can cause is logged by sample ([`sample`]), the login line excepted, and so is what libraries warn of ([`library`]).
 //! **Invariant:** what a client sent is escaped by [`printable`] and cut at [`MAX_TEXT`] bytes before it is a
 //! field, and no secret ever is one.
 
 pub mod queue;
 
 pub mod sample;
+
+mod library;
 
 use std::fmt::Write as _;
 use std::io;
@@ -25,6 +27,7 @@ use tracing_subscriber::util::SubscriberInitExt as _;
 use tracing_subscriber::{Registry, reload};
 
 use crate::config::settings::{Log, LogFormat};
+use library::Libraries;
 
 /// Target of the login line, by which [`queue`] knows it. No line shows its target.
 pub const LOGIN: &str = "login";
@@ -73,7 +76,11 @@ pub fn start(settings: &Log) -> io::Result<Running> {
         .with_writer(writer)
         .log_internal_errors(false);
     // A second start in one process keeps the first one's log.
-    let _ = tracing_subscriber::registry().with(filter).with(layer).try_init();
+    let _ = tracing_subscriber::registry()
+        .with(filter)
+        .with(Libraries::default())
+        .with(layer)
+        .try_init();
     Ok(Running { _guard: guard, control })
 }
 

@@ -186,3 +186,38 @@ fn a_name_that_leads_to_the_internet_is_warned_of_as_an_address_is() {
     wait_until("it is said again", || warned(&proxy).len() == 2);
     drop(proxy);
 }
+
+#[test]
+fn what_the_resolver_warns_of_is_said_by_sample_and_in_our_words() {
+    let dns = Dns::start();
+    let backend = FakeBackend::plain();
+    dns.set("legacy.test", &[Record::Ip(Ipv4Addr::LOCALHOST.into())]);
+    dns.add_to_resolv_conf("nameserver mail.example.org\nnameserver 1.2.3\n");
+    dns.set_strangers(true);
+    let config = at("legacy.test", &backend);
+    let proxy = Proxy::starting(&backend).config(&config).etc(dns.etc()).start();
+    // The files are read anew each time, and the name is looked up every second.
+    for n in 0..3 {
+        let before = dns.asked();
+        dns.set_hosts(&format!("127.0.0.{} localhost\n", n + 1));
+        wait_until("the name is looked up again", || dns.asked() >= before + 2);
+    }
+    drop(proxy.logged_in());
+    let warnings: Vec<_> = proxy.log().into_iter().filter(|line| line.level() != "INFO").collect();
+    let messages: Vec<String> = warnings.iter().map(LogLine::message).collect();
+    assert_eq!(
+        messages,
+        [
+            "a line of /etc/resolv.conf can't be read and does not count",
+            "what came from a DNS server was no answer to the question, and was ignored: it was late, or forged",
+        ],
+        "{}",
+        proxy.text()
+    );
+    for line in &warnings {
+        assert_eq!(line.level(), "WARN");
+        assert_eq!(line.field("not_logged"), "0");
+        assert_ne!(line.field("said"), "");
+    }
+    drop(proxy);
+}

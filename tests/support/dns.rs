@@ -4,7 +4,7 @@ use std::collections::BTreeMap;
 use std::fs;
 use std::net::{IpAddr, Ipv4Addr, SocketAddr, UdpSocket};
 use std::path::Path;
-use std::sync::atomic::{AtomicU8, Ordering};
+use std::sync::atomic::{AtomicU8, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex};
 use std::thread;
 use std::time::Duration;
@@ -27,6 +27,8 @@ pub struct Dns {
 struct Shared {
     names: Mutex<BTreeMap<String, Vec<Record>>>,
     broken: Mutex<bool>,
+    strangers: Mutex<bool>,
+    asked: AtomicUsize,
     stop: Mutex<bool>,
 }
 
@@ -58,7 +60,14 @@ impl Dns {
             let mut question = [0; 512];
             while !*server.stop.lock().unwrap() {
                 let Ok((length, from)) = socket.recv_from(&mut question) else { continue };
+                server.asked.fetch_add(1, Ordering::Relaxed);
                 if let Some(answer) = server.answer(&question[..length]) {
+                    if *server.strangers.lock().unwrap() {
+                        let forged = [&[!answer[0], answer[1]], &answer[2..]].concat();
+                        for packet in [b"?".as_slice(), &forged, &answer[..1]] {
+                            let _ = socket.send_to(packet, from);
+                        }
+                    }
                     let _ = socket.send_to(&answer, from);
                 }
             }
@@ -78,6 +87,23 @@ impl Dns {
     /// Answers nothing but SERVFAIL.
     pub fn set_broken(&self, broken: bool) {
         *self.shared.broken.lock().unwrap() = broken;
+    }
+
+    /// Questions so far.
+    pub fn asked(&self) -> usize {
+        self.shared.asked.load(Ordering::Relaxed)
+    }
+
+    /// Before each answer comes what is none.
+    pub fn set_strangers(&self, strangers: bool) {
+        *self.shared.strangers.lock().unwrap() = strangers;
+    }
+
+    /// Lines behind those of its `/etc/resolv.conf`.
+    pub fn add_to_resolv_conf(&self, lines: &str) {
+        let file = self.folder.path().join("resolv.conf");
+        let text = fs::read_to_string(&file).expect("ours");
+        fs::write(file, text + lines).expect("ours");
     }
 
     /// Lines for the proxy's `/etc/hosts`.
