@@ -3,11 +3,17 @@
 mod support;
 
 use std::collections::BTreeSet;
+use std::fs;
 use std::io::{Read, Write};
+
 use std::net::TcpStream;
+use std::os::unix::fs::MetadataExt as _;
+use std::process::Command;
 use std::time::{Duration, Instant};
 
-use support::{Dovecot, FakeBackend, PATIENCE, Proxy, TlsOptions, wait_until, within};
+use support::{
+    Dovecot, FakeBackend, PATIENCE, Proxy, TlsOptions, program, run, wait_until, within,
+};
 
 const REASONS: [&str; 30] = [
     "logout",
@@ -492,5 +498,46 @@ fn backend_that_goes_away_is_seen_and_seen_again() {
     assert!(client.result("LOGIN alice secret").starts_with("OK"));
     support::wait_until("the backend is up again", || proxy.metric(&up) == 1.0);
     drop(client);
+    proxy.stop();
+}
+
+#[test]
+fn a_process_that_nobody_else_looks_into_counts_itself_all_the_same() {
+    let backend = FakeBackend::plain();
+    let proxy = Proxy::starting(&backend).without_root().start();
+    let pid = proxy.pid();
+    let status = fs::read_to_string(format!("/proc/{pid}/status")).unwrap();
+    let of = |key: &str| status.lines().find_map(|line| line.strip_prefix(key)).unwrap_or_default();
+    assert_eq!(of("Uid:").split_whitespace().next(), Some("65532"));
+    assert_eq!(of("CapEff:").trim(), "0000000000000000");
+    // Files of /proc belong to root where a process is not dumpable.
+    let owner = fs::metadata(format!("/proc/{pid}/mem")).unwrap().uid();
+    assert_eq!(owner, 0, "the process is dumpable");
+    // Another process of its user sees none of its memory; it itself must.
+    let looks = |file: &str| {
+        let mut command = Command::new(program("setpriv", "util-linux"));
+        let user = format!("--reuid={}", support::USER);
+        command.args([&user, "--clear-groups", "--bounding-set=-all", "cat"]);
+        run(command.arg(format!("/proc/{pid}/{file}")), b"", PATIENCE).code
+    };
+    assert_eq!(["mem", "environ", "maps"].map(looks), [Some(1); 3]);
+    assert_eq!(looks("status"), Some(0));
+    let sessions: Vec<_> = (0..5).map(|_| proxy.logged_in()).collect();
+    let open = proxy.metric("process_open_fds");
+    assert!(open >= 10.0, "{open}");
+    for name in [
+        "process_max_fds",
+        "process_resident_memory_bytes",
+        "process_virtual_memory_bytes",
+        "process_start_time_seconds",
+        "process_threads",
+    ] {
+        assert!(proxy.metric(name) > 0.0, "{name}");
+    }
+    drop(sessions);
+    within(PATIENCE, "descriptors are given back", || proxy.metric("process_open_fds") < open);
+    assert_eq!(proxy.get("/readyz").0, 200);
+    let lines = proxy.reload("limits: { connections: 100 }");
+    assert!(lines[0].contains("configuration reloaded"), "{lines:?}");
     proxy.stop();
 }

@@ -38,5 +38,5 @@ pub use legacy::Legacy;
 pub use pebble::{HMAC_KEY, Pebble, connects};
 pub use process::Process;
 pub use programs::{Finished, program, run, with_etc, without_ipv6};
-pub use proxy::{Backend, LogLine, Proxy, Starting, Unreachable, binary, demo, free_port};
+pub use proxy::{Backend, LogLine, Proxy, Starting, USER, Unreachable, binary, demo, free_port};
 pub use wait::{PATIENCE, wait_until, within};

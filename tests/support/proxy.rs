@@ -3,6 +3,7 @@
 use std::collections::BTreeMap;
 use std::io::{Read, Write};
 use std::net::{Ipv4Addr, SocketAddr, TcpListener, TcpStream};
+use std::os::unix::fs::chown;
 use std::path::{Path, PathBuf};
 use std::process::{Command, ExitStatus, Stdio};
 use std::sync::atomic::{AtomicU32, Ordering};
@@ -52,6 +53,9 @@ pub fn demo(folder: &Path) -> Process {
     demo
 }
 
+/// The container's user, as its group.
+pub const USER: u32 = 65532;
+
 /// A port on which nobody listens now. Below the range that the system hands out by itself, so that
 /// no outgoing connection takes it in between.
 pub fn free_port() -> u16 {
@@ -76,6 +80,7 @@ pub struct Starting<'a> {
     fixed: Option<[SocketAddr; 2]>,
     descriptors: Option<usize>,
     ipv6: bool,
+    root: bool,
     etc: Option<PathBuf>,
     stdout: Option<Stdio>,
     environment: BTreeMap<String, String>,
@@ -126,6 +131,13 @@ impl<'a> Starting<'a> {
     #[must_use]
     pub fn without_ipv6(mut self) -> Self {
         self.ipv6 = false;
+        self
+    }
+
+    /// The proxy runs as the container's user does, [`USER`] without any right. That takes root.
+    #[must_use]
+    pub fn without_root(mut self) -> Self {
+        self.root = false;
         self
     }
 
@@ -185,6 +197,17 @@ impl<'a> Starting<'a> {
             let inner = command;
             command = super::with_etc(etc, Path::new(inner.get_program()));
             command.args(inner.get_args());
+        }
+        if !self.root {
+            for file in [folder.path(), &file, &certificates.cert, &certificates.key] {
+                chown(file, Some(USER), Some(USER))
+                    .expect("this test changes user: run it as root");
+            }
+            let inner = command;
+            command = Command::new(super::program("setpriv", "util-linux"));
+            command.args([&format!("--reuid={USER}"), &format!("--regid={USER}")]);
+            command.args(["--clear-groups", "--no-new-privs", "--bounding-set=-all"]);
+            command.arg(inner.get_program()).args(inner.get_args());
         }
         command.arg("run").arg("--config").arg(&file).current_dir(folder.path());
         command.envs(&self.environment);
@@ -253,10 +276,15 @@ impl<'a> Proxy<'a> {
             fixed: None,
             descriptors: None,
             ipv6: true,
+            root: true,
             etc: None,
             stdout: None,
             environment: BTreeMap::new(),
         }
+    }
+
+    pub fn pid(&self) -> u32 {
+        self.process().pid()
     }
 
     /// A TLS client that offers no ALPN, as most mail clients do.
