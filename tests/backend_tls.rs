@@ -464,7 +464,8 @@ fn no_password_goes_out_without_tls() {
         let proxy = Proxy::starting(&backend).config(&config).not_ready().start();
         is_refused(&proxy, reason, &[words]);
         let received = backend.received();
-        assert!(!received.contains("LOGIN") && !received.contains("L1"), "{received}");
+        // Two letters alone come in a ClientHello of random bytes, now and then.
+        assert!(!received.contains("LOGIN") && !received.contains("L1 CAP"), "{received}");
         proxy.stop();
     }
 }
