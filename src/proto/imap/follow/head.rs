@@ -257,12 +257,12 @@ fn uid_order(word: &[u8]) -> Order {
     }
 }
 
-/// The part of `line` that decides, without its CR, and whether more of that part is still to come.
+/// The part of `line` that decides, without its CR, and whether more of that part is still to come. A CR at
+/// the end of what has come is left out as well, until it turns out to be no part of the line's end.
 fn window(line: &[u8], whole: bool, limit: usize) -> (&[u8], bool) {
     match line.get(..limit) {
         Some(head) => (head, false),
-        None if whole => (line.strip_suffix(b"\r").unwrap_or(line), false),
-        None => (line, true),
+        None => (line.strip_suffix(b"\r").unwrap_or(line), !whole),
     }
 }
 

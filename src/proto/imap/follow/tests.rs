@@ -574,6 +574,31 @@ fn long_lines_stream_through() {
     }
 }
 
+/// A CR counts neither for the longest tag nor for the longest head.
+#[test]
+fn words_as_long_as_may_be_are_the_same_wherever_they_are_cut() {
+    for length in [head::TAG, head::CLIENT_HEAD].into_iter().flat_map(|at| at - 2..=at + 2) {
+        let word = "b".repeat(length);
+        let blanks = " ".repeat(length);
+        for line in [
+            format!("{word}\r\n"),
+            format!("{word} NOOP\r\n"),
+            format!("a {word}\r\n"),
+            format!("a{blanks}NOOP\r\n"),
+            format!("a{}NOOP\r\n", &blanks[4..]),
+            format!("{blanks}\r\n"),
+        ] {
+            for who in ['C', 'B'] {
+                let steps = [('C', "a FETCH 1 X\r\n"), (who, &*line)];
+                let whole = run(&steps, None, false).state();
+                each_cut(&steps, |rig, how| {
+                    assert_eq!(rig.state(), whole, "{who}: {} bytes {how}", line.len());
+                });
+            }
+        }
+    }
+}
+
 #[test]
 fn time_runs_from_the_last_byte_of_a_command() {
     let second = Duration::from_secs(1);
