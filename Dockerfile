@@ -7,7 +7,10 @@
 # Builds with BuildKit and with the classic builder, for x86_64 and aarch64. gcc and libc6-dev of the rust
 # image are all that aws-lc-sys needs on these two.
 
-FROM rust:1.95-slim-bookworm AS build
+# By digest (of the index, for both machines), so that nobody can put another image under the tag. To build from
+# another one, or from a mirror: --build-arg RUST_IMAGE=…; `docker buildx imagetools inspect` says a tag's digest.
+ARG RUST_IMAGE=rust:1.95-slim-bookworm@sha256:d7482085ff5b415f84dba5647ae71606650bdef00db7aeb69f4b3d170c3e4082
+FROM ${RUST_IMAGE} AS build
 WORKDIR /build
 
 # Static, for the final image holds no libc. Names are resolved by hickory, so nothing of glibc's NSS is

@@ -94,3 +94,36 @@ fn dovecot_takes_the_lines_for_its_version() {
     }
     assert!(taken > 0, "no page has lines for {}", version.stdout);
 }
+
+#[test]
+fn every_image_is_named_by_its_digest() {
+    let is_pinned = |image: &str| {
+        let digest = image.split_once("@sha256:").map(|(_, digest)| digest);
+        digest.is_some_and(|hex| hex.len() == 64 && hex.bytes().all(|b| b.is_ascii_hexdigit()))
+    };
+    let root = Path::new(env!("CARGO_MANIFEST_DIR"));
+    let read = |file: &str| fs::read_to_string(root.join(file)).expect("text");
+    for file in ["Dockerfile", "deploy/dovecot/Dockerfile"] {
+        let text = read(file);
+        let values = |key: &'static str| {
+            text.lines().filter_map(move |line| line.strip_prefix(key)).map(str::trim)
+        };
+        let variables: Vec<_> = values("ARG ").filter_map(|arg| arg.split_once('=')).collect();
+        let mut images = 0;
+        for from in values("FROM ") {
+            let image = from.split_whitespace().next().expect("an image");
+            let variable = image.strip_prefix("${").and_then(|name| name.strip_suffix('}'));
+            let default = variable.and_then(|name| variables.iter().find(|(key, _)| *key == name));
+            let image = default.map_or(image, |(_, image)| image);
+            assert!(image == "scratch" || is_pinned(image), "{file}: {image}");
+            images += 1;
+        }
+        assert!(images > 0, "{file}");
+    }
+    let compose: Yaml = serde_yaml::from_str(&read("deploy/compose.yaml")).expect("YAML");
+    for (name, service) in compose["services"].as_mapping().expect("services") {
+        let image = service["image"].as_str();
+        let built = service.get("build").is_some();
+        assert!(built || image.is_some_and(is_pinned), "{name:?}: {image:?}");
+    }
+}

@@ -266,8 +266,8 @@ build() {
         die "docker build of $name failed"
     }
 }
-build "$image" .
-build "$legacy_image" deploy/dovecot
+build "$image" "${rust_image[@]}" .
+build "$legacy_image" "${debian_image[@]}" deploy/dovecot
 build "$client_image" -f tests/docker/client.Dockerfile tests/docker
 docker network create "$network" >/dev/null
 

@@ -3,12 +3,14 @@
 # Where an engine answers, it is used, and it pulls the base images as for everybody else. Where none does, one is
 # started: its images under target/docker, where later runs find them (rm -r it at will), the rest in a temporary folder. That is a
 # bare test machine, so nothing is pulled either: stand-ins for the base images are made with debootstrap and the
-# Rust toolchain that runs here. The Dockerfiles are the same in both cases.
+# Rust toolchain that runs here. A stand-in has a digest of its own, so the Dockerfiles are told its name.
 
 engine_home=$PWD/target/docker
 engine_run=     # temporary folder of the engine that we started
 engine_pid=
 build_options=() # for every docker build
+rust_image=()    # for the builds from the stand-ins
+debian_image=()
 
 start_engine() {
     need docker=docker.io
@@ -31,6 +33,8 @@ start_engine() {
     engine_pid=$!
     export DOCKER_HOST=unix://$engine_run/socket
     build_options=(--network host)
+    rust_image=(--build-arg RUST_IMAGE=rust:1.95-slim-bookworm)
+    debian_image=(--build-arg DEBIAN_IMAGE=debian:bookworm-slim)
     wait_for 60 "the Docker engine" docker info || {
         tail -n 20 "$engine_run/log" >&2
         die "dockerd does not start here"
